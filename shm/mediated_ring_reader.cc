@@ -1,0 +1,154 @@
+#include "shm/mediated_ring_reader.h"
+
+#include <array>
+#include <atomic>
+
+#include "absl/strings/str_cat.h"
+#include "shm/result.h"
+
+namespace iob::shm {
+namespace {
+
+template <SharedWord T>
+const SharedAtomic<T>& WordAt(const std::byte* page, uint64_t offset_bytes) {
+  return *reinterpret_cast<const SharedAtomic<T>*>(page + offset_bytes);
+}
+
+// The position to resume at: the shared tail if it can be, else the one that the broker last
+// accepted.
+absl::StatusOr<uint64_t> ResumePosition(const std::byte* head_page, const std::byte* ledger_page,
+                                        uint64_t capacity) {
+  const auto head = WordAt<uint64_t>(head_page, kHeadOffset)
+                        .LoadAcquire()
+                        .AlignedBetween(0, UINT64_MAX, kRecordAlignBytes);
+  if (!head) return absl::DataLossError("the ring's head is not 8-aligned");
+  const uint64_t oldest = *head > capacity ? *head - capacity : 0;
+  for (const SharedAtomic<uint64_t>* word : {&WordAt<uint64_t>(head_page, kTailOffset),
+                                             &WordAt<uint64_t>(ledger_page, kLedgerTailAccepted)}) {
+    if (const auto tail = word->LoadAcquire().AlignedBetween(oldest, *head, kRecordAlignBytes))
+      return *tail;
+  }
+  return absl::DataLossError(
+      absl::StrCat("no tail within ", capacity, " bytes of the ring's head"));
+}
+
+}  // namespace
+
+absl::StatusOr<MediatedRingReader> MediatedRingReader::Map(const RingLayout& layout,
+                                                           const SealedMemfd& head_memfd,
+                                                           const SealedMemfd& data_memfd) {
+  if (head_memfd.size_bytes() != layout.head_section_bytes() ||
+      data_memfd.size_bytes() != layout.data_section_bytes()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("ring sections of ", head_memfd.size_bytes(), " and ", data_memfd.size_bytes(),
+                     " bytes do not make a region of ", layout.region_bytes()));
+  }
+  const uint64_t capacity = layout.capacity_bytes();
+  const Part records{
+      .memfd = &data_memfd, .offset_bytes = 0, .size_bytes = capacity, .writable = false};
+  const std::array<Part, 4> parts = {
+      Part{.memfd = &head_memfd,
+           .offset_bytes = 0,
+           .size_bytes = layout.page_bytes(),
+           .writable = true},
+      records,
+      records,
+      Part{.memfd = &data_memfd,
+           .offset_bytes = capacity,
+           .size_bytes = layout.page_bytes(),
+           .writable = false},
+  };
+  IOB_ASSIGN_OR_RETURN(AddressRange range, AddressRange::MapParts(parts, OnFork::kDrop));
+  const std::byte* const ledger_page = range.base() + layout.page_bytes() + 2 * capacity;
+  IOB_ASSIGN_OR_RETURN(const uint64_t tail, ResumePosition(range.base(), ledger_page, capacity));
+  return MediatedRingReader(std::move(range), layout.page_bytes(), capacity, tail);
+}
+
+MediatedRingReader::MediatedRingReader(AddressRange range, uint64_t page_bytes,
+                                       uint64_t capacity_bytes, uint64_t tail)
+    : range_(std::move(range)),
+      records_(range_.base() + page_bytes),
+      ledger_page_(records_ + 2 * capacity_bytes),
+      capacity_(capacity_bytes),
+      tail_(tail),
+      next_(tail),
+      offset_(tail % capacity_bytes),
+      head_(tail) {
+  HeadPageWord(kTailOffset).StoreRelease(tail_);
+}
+
+SharedAtomic<uint64_t>& MediatedRingReader::HeadPageWord(uint64_t offset_bytes) const {
+  return *reinterpret_cast<SharedAtomic<uint64_t>*>(range_.base() + offset_bytes);
+}
+
+template <SharedWord T>
+const SharedAtomic<T>& MediatedRingReader::LedgerWord(uint64_t offset_bytes) const {
+  return WordAt<T>(ledger_page_, offset_bytes);
+}
+
+bool MediatedRingReader::RefreshHead() {
+  if (poisoned_) return false;
+  // Pairs with the writer's release store in Publish: the records below are there. A tail near the
+  // top of the position space cannot happen; saturating keeps the bound honest all the same.
+  const uint64_t highest = tail_ > UINT64_MAX - capacity_ ? UINT64_MAX : tail_ + capacity_;
+  const auto head =
+      HeadPageWord(kHeadOffset).LoadAcquire().AlignedBetween(head_, highest, kRecordAlignBytes);
+  if (!head) {
+    poisoned_ = true;
+    return false;
+  }
+  head_ = *head;
+  return head_ != next_;
+}
+
+bool MediatedRingReader::HasRecords() { return next_ != head_ || RefreshHead(); }
+
+bool MediatedRingReader::Release() {
+  if (tail_ == next_) return false;
+  tail_ = next_;
+  HeadPageWord(kTailOffset).StoreRelease(tail_);
+  // The broker stores want_room, fences, then looks at tail; we store tail, fence, then look at
+  // want_room: one of the two sees the other.
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  const uint32_t wanted = LedgerWord<uint32_t>(kLedgerWantRoom).LoadAcquire().ForHintOnly();
+  if (wanted == 0) return false;
+  // A fresh head: what the broker added since counts against the room. A head that cannot be is
+  // left for Next to find; telling the broker once too often is harmless.
+  const auto head = HeadPageWord(kHeadOffset).LoadAcquire().Between(tail_, UINT64_MAX);
+  return !head || *head - tail_ > capacity_ || capacity_ - (*head - tail_) >= wanted;
+}
+
+absl::Status MediatedRingReader::status() const {
+  if (!poisoned_) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat("the ring's shared words cannot be: head ", head_,
+                                          ", tail ", tail_, ", next record at ", next_,
+                                          ", capacity ", capacity_, " bytes"));
+}
+
+bool MediatedRingReader::PrepareToWait(uint32_t how) {
+  auto& waiting = *reinterpret_cast<SharedAtomic<uint32_t>*>(range_.base() + kWaitingOffset);
+  waiting.StoreRelaxed(how);
+  // Dekker with the writer's Publish: our flag, fence, its head.
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  return !HasRecords() && !poisoned_;
+}
+
+void MediatedRingReader::ClearWaiting() {
+  reinterpret_cast<SharedAtomic<uint32_t>*>(range_.base() + kWaitingOffset)->StoreRelaxed(0);
+}
+
+FutexWord MediatedRingReader::HeadWord() const {
+  return {.address = HeadPageWord(kHeadOffset).address(), .expected = static_cast<uint32_t>(head_)};
+}
+
+MediatedRingReader::LedgerMirror MediatedRingReader::ledger() const {
+  const auto counter = [this](uint64_t offset_bytes) {
+    return LedgerWord<uint64_t>(offset_bytes).LoadRelaxed().ForHintOnly();
+  };
+  return {.stored_records = counter(kLedgerStoredRecords),
+          .stored_bytes = counter(kLedgerStoredBytes),
+          .rejected_records = counter(kLedgerRejectedRecords),
+          .rejected_bytes = counter(kLedgerRejectedBytes)};
+}
+
+}  // namespace iob::shm

@@ -1,0 +1,99 @@
+#include "shm/memfd.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <limits>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "shm/kernel.h"
+#include "shm/result.h"
+
+namespace iob::shm {
+namespace {
+
+constexpr int kSizeSeals = F_SEAL_SHRINK | F_SEAL_GROW;
+
+absl::StatusOr<UniqueFd> Reopen(int fd, int flags) {
+  const std::string path = absl::StrCat("/proc/self/fd/", fd);
+  UniqueFd reopened(::open(path.c_str(), flags | O_CLOEXEC));
+  if (!reopened.valid()) return ErrnoStatus(errno, absl::StrCat("open ", path));
+  return reopened;
+}
+
+int CreateDescriptor(const std::string& name) {
+  const int fd = ::memfd_create(name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+  // Kernels before 6.3 refuse flags that they do not know.
+  if (fd < 0 && errno == EINVAL)
+    return ::memfd_create(name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  return fd;
+}
+
+}  // namespace
+
+absl::StatusOr<Memfd> Memfd::Create(absl::string_view name) {
+  UniqueFd original(CreateDescriptor(std::string(name)));
+  if (!original.valid()) return ErrnoStatus(errno, "memfd_create");
+  // The default is 0777: any uid that holds a read-only descriptor could reopen it for writing.
+  if (::fchmod(original.get(), 0600) != 0) return ErrnoStatus(errno, "fchmod of a memfd");
+  IOB_ASSIGN_OR_RETURN(UniqueFd reopened, Reopen(original.get(), O_RDWR));
+  return Memfd(std::move(reopened));
+}
+
+absl::StatusOr<SealedMemfd> Memfd::SealSize(uint64_t size_bytes) && {
+  UniqueFd fd = std::move(fd_);
+  if (size_bytes > static_cast<uint64_t>(std::numeric_limits<off_t>::max())) {
+    return absl::ResourceExhaustedError(absl::StrCat("no file can hold ", size_bytes, " bytes"));
+  }
+  const auto size = static_cast<off_t>(size_bytes);
+  if (::ftruncate(fd.get(), size) != 0) {
+    return ErrnoStatus(errno, absl::StrCat("ftruncate of a memfd to ", size_bytes, " bytes"));
+  }
+  if (size_bytes != 0 && ::fallocate(fd.get(), 0, 0, size) != 0) {
+    return ErrnoStatus(errno, absl::StrCat("fallocate of ", size_bytes, " bytes"));
+  }
+  if (::fcntl(fd.get(), F_ADD_SEALS, kSizeSeals) != 0)
+    return ErrnoStatus(errno, "F_ADD_SEALS of a memfd");
+  return SealedMemfd(std::move(fd), size_bytes);
+}
+
+absl::StatusOr<SealedMemfd> SealedMemfd::Adopt(UniqueFd fd, uint64_t size_bytes,
+                                               bool writers_sealed) {
+  const int seals = ::fcntl(fd.get(), F_GET_SEALS);
+  if (seals < 0) return absl::FailedPreconditionError("a received descriptor is not a memory file");
+  if ((seals & kSizeSeals) != kSizeSeals) {
+    return absl::FailedPreconditionError("a received descriptor is not sealed against resizing");
+  }
+  if (writers_sealed && (seals & (F_SEAL_FUTURE_WRITE | F_SEAL_WRITE)) == 0) {
+    return absl::FailedPreconditionError("a received descriptor is not sealed against writers");
+  }
+  // After the seals: from here on the size cannot change.
+  struct stat status = {};
+  if (::fstat(fd.get(), &status) != 0) return ErrnoStatus(errno, "fstat of a received descriptor");
+  if (!S_ISREG(status.st_mode)) {
+    return absl::FailedPreconditionError("a received descriptor is not a memory file");
+  }
+  if (std::cmp_not_equal(status.st_size, size_bytes)) {
+    return absl::FailedPreconditionError(absl::StrCat("a received descriptor holds ",
+                                                      status.st_size, " bytes where ", size_bytes,
+                                                      " were announced"));
+  }
+  return SealedMemfd(std::move(fd), size_bytes);
+}
+
+absl::Status SealedMemfd::SealAgainstWriters() {
+  if (::fcntl(fd_.get(), F_ADD_SEALS, F_SEAL_FUTURE_WRITE | F_SEAL_SEAL) != 0) {
+    return ErrnoStatus(errno, "F_ADD_SEALS FUTURE_WRITE of a memfd (needs Linux 5.1)");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<UniqueFd> SealedMemfd::OpenGrant(FdMode mode) const {
+  return Reopen(fd_.get(), mode == FdMode::kReadWrite ? O_RDWR : O_RDONLY);
+}
+
+}  // namespace iob::shm

@@ -1,0 +1,75 @@
+// Memfd -> SealedMemfd: memory that cannot shrink under anybody who maps it.
+//
+//     Memfd::Create(name) --SealSize(size)--> SealedMemfd --SealAgainstWriters()--> (broker's map
+//     only)
+//                                                 |
+//            a descriptor from elsewhere --Adopt--+--OpenGrant(kReadOnly | kReadWrite)--> UniqueFd
+//
+// What the kernel enforces, and what not (all measured on Linux 6.18):
+//   M1  F_SEAL_SHRINK | F_SEAL_GROW: nobody can resize, so no load of ours ends in SIGBUS. Holds
+//       against root. (Linux 3.17)
+//   M2  F_SEAL_FUTURE_WRITE: mappings that exist keep writing; new writable ones, write() and
+//   punched
+//       holes are refused to everybody, the broker included. Holds against root. (Linux 5.1)
+//   M3  An O_RDONLY descriptor alone is no right: /proc/self/fd/N reopens it read-write. Mode 0600
+//       stops other uids without CAP_DAC_OVERRIDE; only M2 stops the same uid and root.
+//   M4  The description that memfd_create returned is invisible to leases and inotify, so it is
+//       reopened at once and closed. Each peer gets a description of its own (a grant).
+//
+// Thread-compatible.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "shm/unique_fd.h"
+
+namespace iob::shm {
+
+enum class FdMode { kReadOnly, kReadWrite };
+
+class SealedMemfd;
+
+// A fresh memfd: no size, no seals, mode 0600, close-on-exec, not executable where the kernel can
+// say so (MFD_NOEXEC_SEAL, Linux 6.3). Can only become a SealedMemfd.
+class Memfd {
+ public:
+  // `name` shows up in /proc/PID/maps; at most 249 bytes.
+  // UNAVAILABLE (descriptors), RESOURCE_EXHAUSTED (memory), INTERNAL.
+  static absl::StatusOr<Memfd> Create(absl::string_view name);
+
+  // Sizes it, allocates every page (so that touching it later cannot fail), and seals the size.
+  // Consumes the Memfd. RESOURCE_EXHAUSTED when the memory is not there; nothing stays allocated.
+  absl::StatusOr<SealedMemfd> SealSize(uint64_t size_bytes) &&;
+
+ private:
+  explicit Memfd(UniqueFd fd) : fd_(std::move(fd)) {}
+  UniqueFd fd_;
+};
+
+// A memfd of fixed size. Only this can be mapped or handed out.
+class SealedMemfd {
+ public:
+  // Believes nothing about `fd`: it must be a memfd with SHRINK and GROW sealed and exactly
+  // `size_bytes` long, and when `writers_sealed` is asked for, with FUTURE_WRITE (or WRITE) too.
+  // FAILED_PRECONDITION says which of these does not hold.
+  static absl::StatusOr<SealedMemfd> Adopt(UniqueFd fd, uint64_t size_bytes, bool writers_sealed);
+
+  uint64_t size_bytes() const { return size_bytes_; }
+  int fd() const { return fd_.get(); }
+
+  // No further writable mapping for anybody, ever (M2), and no further seal. Map first.
+  absl::Status SealAgainstWriters();
+
+  // A description of its own for one peer (M4).
+  absl::StatusOr<UniqueFd> OpenGrant(FdMode mode) const;
+
+ private:
+  friend class Memfd;
+  SealedMemfd(UniqueFd fd, uint64_t size_bytes) : fd_(std::move(fd)), size_bytes_(size_bytes) {}
+  UniqueFd fd_;
+  uint64_t size_bytes_;
+};
+
+}  // namespace iob::shm
