@@ -55,6 +55,16 @@ struct Ledger {
   std::array<uint64_t, kLossCauses> rejected_records = {};
   std::array<uint64_t, kLossCauses> rejected_bytes = {};
 
+  void Add(const Ledger& other) {
+    attempted_records += other.attempted_records;
+    attempted_bytes += other.attempted_bytes;
+    stored_records += other.stored_records;
+    stored_bytes += other.stored_bytes;
+    for (size_t cause = 0; cause < kLossCauses; ++cause) {
+      rejected_records[cause] += other.rejected_records[cause];
+      rejected_bytes[cause] += other.rejected_bytes[cause];
+    }
+  }
   void CountStored(uint64_t bytes) {
     attempted_records += 1;
     attempted_bytes += bytes;

@@ -1,0 +1,179 @@
+#include "server/attach_listener.h"
+
+#include <sys/socket.h>
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "server/errors.h"
+#include "server/logging.h"
+#include "shm/kernel.h"
+#include "shm/result.h"
+
+namespace iob::server {
+
+absl::StatusOr<std::unique_ptr<AttachListener>> AttachListener::Start(EventLoop& loop,
+                                                                      Registry& registry,
+                                                                      Mediator& mediator,
+                                                                      shm::UniqueFd listening,
+                                                                      const Limits& limits) {
+  std::unique_ptr<AttachListener> listener(new AttachListener(loop, registry, mediator, limits));
+  IOB_ASSIGN_OR_RETURN(
+      listener->acceptor_,
+      Acceptor::Start(loop, std::move(listening), [self = listener.get()](shm::UniqueFd socket) {
+        self->OnConnection(std::move(socket));
+      }));
+  return listener;
+}
+
+void AttachListener::OnConnection(shm::UniqueFd socket) {
+  // From Linux 6.16 on the kernel itself refuses descriptors from the client (EPERM at its
+  // sendmsg); before that they are taken, closed and answered with an error.
+  const int off = 0;
+  ::setsockopt(socket.get(), SOL_SOCKET, SO_PASSRIGHTS, &off, sizeof(off));
+  auto identity = IdentityOfPeer(socket.get());
+  if (!identity.ok()) {
+    ++counters_.turned_away;
+    return;
+  }
+  const ConnectionId id = next_connection_++;
+  auto connection = std::make_unique<AttachConnection>(*this, id, shm::FdChannel(std::move(socket)),
+                                                       *std::move(identity));
+  if (pending_.size() >= limits_.attach_pending_max) {
+    ++counters_.turned_away;
+    connection->Refuse(
+        MakeError(v1::ERROR_REASON_BUSY,
+                  absl::StrCat(limits_.attach_pending_max,
+                               " connections without a ticket are open already; retry")));
+    return;
+  }
+  if (!connection->Start().ok()) {
+    ++counters_.turned_away;
+    return;
+  }
+  connections_[id] = std::move(connection);
+  pending_.insert(id);
+}
+
+void AttachListener::OnAttached(ConnectionId connection, AttachmentId attachment) {
+  by_attachment_[attachment] = connection;
+  pending_.erase(connection);
+  ++counters_.attached;
+}
+
+void AttachListener::OnRefused(const absl::Status& why, const Identity& who) {
+  const v1::ErrorReason reason = ReasonOf(why);
+  ++counters_.refused_by_reason[reason];
+  LogPeerTrouble("attach_refused", who.peer_uid, ReasonName(reason), why.message());
+}
+
+void AttachListener::OnGone(ConnectionId id, AttachmentId attachment) {
+  pending_.erase(id);
+  by_attachment_.erase(attachment);
+  const auto found = connections_.find(id);
+  if (found == connections_.end()) return;  // Refused before it was entered.
+  // It is still on the stack: it goes when the stack is gone.
+  gone_.push_back(std::move(found->second));
+  connections_.erase(found);
+  if (sweep_.active()) return;
+  sweep_ = loop_.RunAfterMs(0, [this] {
+    sweep_.End();
+    gone_.clear();
+  });
+}
+
+AttachConnection* AttachListener::OfAttachment(AttachmentId attachment) {
+  const auto id = by_attachment_.find(attachment);
+  if (id == by_attachment_.end()) return nullptr;
+  const auto found = connections_.find(id->second);
+  return found == connections_.end() ? nullptr : found->second.get();
+}
+
+std::vector<AttachConnection*> AttachListener::AttachedTo(const Buffer& buffer,
+                                                          shm::EndpointId endpoint) {
+  std::vector<AttachConnection*> found;
+  for (const AttachedHolder& holder : buffer.endpoint(endpoint).attachments) {
+    if (AttachConnection* connection = OfAttachment(holder.attachment)) found.push_back(connection);
+  }
+  return found;
+}
+
+void AttachListener::OnEndpointClosed(Koid koid, shm::EndpointId endpoint,
+                                      shm::CloseReason reason) {
+  Buffer* const buffer = registry_.Find(koid);
+  if (buffer == nullptr)
+    return;  // Its other endpoint was closed already: nobody is left to be told.
+  for (AttachConnection* connection : AttachedTo(*buffer, shm::PeerOf(endpoint))) {
+    connection->TellPeerClosed(reason);
+  }
+  GiveUpWaiting(*buffer);
+}
+
+void AttachListener::OnRevoke(AttachmentId attachment) {
+  if (AttachConnection* connection = OfAttachment(attachment)) connection->Revoke();
+}
+
+void AttachListener::OnReadable(const Buffer& buffer, uint32_t region_index) {
+  const Region& region = buffer.regions()[region_index];
+  for (const shm::EndpointId endpoint : {shm::EndpointId::kEp0, shm::EndpointId::kEp1}) {
+    if (!region.spec().access.For(endpoint).map_write()) continue;
+    for (AttachConnection* connection : AttachedTo(buffer, endpoint)) {
+      connection->TellReadable(region_index);
+    }
+  }
+}
+
+AttachListener::Counters AttachListener::counters() const {
+  Counters counters = counters_;
+  counters.turned_away += acceptor_->turned_away();
+  return counters;
+}
+
+void AttachListener::OnWaitsForRoom(ConnectionId connection, Koid buffer, uint32_t region_index) {
+  waiting_[{buffer, region_index}].push_back(connection);
+}
+
+void AttachListener::OnWaitsNoMore(ConnectionId connection, Koid buffer, uint32_t region_index) {
+  const auto found = waiting_.find({buffer, region_index});
+  if (found == waiting_.end()) return;
+  std::deque<ConnectionId>& queue = found->second;
+  queue.erase(std::remove(queue.begin(), queue.end(), connection), queue.end());
+  // The next in line may want less.
+  OnRoomMade(buffer, region_index);
+}
+
+bool AttachListener::OthersWait(ConnectionId connection, Koid buffer, uint32_t region_index) const {
+  const auto found = waiting_.find({buffer, region_index});
+  return found != waiting_.end() && !found->second.empty() && found->second.front() != connection;
+}
+
+void AttachListener::OnRoomMade(Koid koid, uint32_t region_index) {
+  const auto found = waiting_.find({koid, region_index});
+  if (found == waiting_.end()) return;  // Nobody waits: a late or a made-up notice.
+  std::deque<ConnectionId>& queue = found->second;
+  while (!queue.empty()) {
+    const auto connection = connections_.find(queue.front());
+    if (connection != connections_.end() && !connection->second->ResumeWrite()) return;
+    queue.pop_front();
+  }
+  waiting_.erase(found);
+  Buffer* const buffer = registry_.Find(koid);
+  if (buffer == nullptr) return;
+  if (MediatedRing* const ring = buffer->regions()[region_index].ring()) Mediator::EndWant(*ring);
+}
+
+void AttachListener::GiveUpWaiting(const Buffer& buffer) {
+  for (uint32_t index = 0; index < buffer.regions().size(); ++index) {
+    const auto found = waiting_.find({buffer.koid(), index});
+    if (found == waiting_.end() || ConsumerLeft(buffer, buffer.regions()[index])) continue;
+    const std::deque<ConnectionId> queue = std::move(found->second);
+    waiting_.erase(found);
+    for (const ConnectionId id : queue) {
+      const auto connection = connections_.find(id);
+      if (connection != connections_.end())
+        connection->second->GiveUpWrite(shm::LossCause::kClosed);
+    }
+  }
+}
+
+}  // namespace iob::server

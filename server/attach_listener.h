@@ -1,0 +1,88 @@
+// AttachListener: the table of attach connections, and what the registry wants them to hear.
+//
+// It accepts, bounds how many may be silent at once, keeps the order of batches that wait for room
+// in a ring, and carries registry events (peer closed, revoke) to the connections they concern.
+// Owned by the loop thread.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/status/statusor.h"
+#include "server/acceptor.h"
+#include "server/attach_connection.h"
+#include "server/event_loop.h"
+#include "server/limits.h"
+#include "server/mediator.h"
+#include "server/registry.h"
+
+namespace iob::server {
+
+class AttachListener final : public AttachHost {
+ public:
+  // All outlive the listener. `listening` is the attach socket.
+  static absl::StatusOr<std::unique_ptr<AttachListener>> Start(EventLoop& loop, Registry& registry,
+                                                               Mediator& mediator,
+                                                               shm::UniqueFd listening,
+                                                               const Limits& limits);
+
+  // From the registry's observer.
+  void OnEndpointClosed(Koid buffer, shm::EndpointId endpoint, shm::CloseReason reason);
+  void OnRevoke(AttachmentId attachment);
+  // From the mediator: a consumer asked for a packet.
+  void OnReadable(const Buffer& buffer, uint32_t region_index);
+
+  void StopAccepting() { acceptor_->Stop(); }
+
+  struct Counters {
+    uint64_t attached = 0;
+    absl::flat_hash_map<int, uint64_t> refused_by_reason;  // By ErrorReason.
+    uint64_t turned_away = 0;  // No descriptors, or too many silent ones.
+  };
+  Counters counters() const;
+  size_t connection_count() const { return connections_.size(); }
+
+  // AttachHost.
+  EventLoop& loop() override { return loop_; }
+  Registry& registry() override { return registry_; }
+  Mediator& mediator() override { return mediator_; }
+  void OnAttached(ConnectionId connection, AttachmentId attachment) override;
+  void OnRefused(const absl::Status& why, const Identity& who) override;
+  void OnWaitsForRoom(ConnectionId connection, Koid buffer, uint32_t region_index) override;
+  void OnWaitsNoMore(ConnectionId connection, Koid buffer, uint32_t region_index) override;
+  bool OthersWait(ConnectionId connection, Koid buffer, uint32_t region_index) const override;
+  void OnRoomMade(Koid buffer, uint32_t region_index) override;
+  void OnGone(ConnectionId connection, AttachmentId attachment) override;
+
+ private:
+  using RingKey = std::pair<Koid, uint32_t>;
+
+  AttachListener(EventLoop& loop, Registry& registry, Mediator& mediator, const Limits& limits)
+      : loop_(loop), registry_(registry), mediator_(mediator), limits_(limits) {}
+  void OnConnection(shm::UniqueFd socket);
+  AttachConnection* OfAttachment(AttachmentId attachment);
+  std::vector<AttachConnection*> AttachedTo(const Buffer& buffer, shm::EndpointId endpoint);
+  void GiveUpWaiting(const Buffer& buffer);
+
+  EventLoop& loop_;
+  Registry& registry_;
+  Mediator& mediator_;
+  const Limits& limits_;
+  ConnectionId next_connection_ = 1;
+  absl::flat_hash_map<ConnectionId, std::unique_ptr<AttachConnection>> connections_;
+  absl::flat_hash_set<ConnectionId> pending_;  // Without a ticket yet.
+  absl::flat_hash_map<AttachmentId, ConnectionId> by_attachment_;
+  std::map<RingKey, std::deque<ConnectionId>> waiting_;  // First come, first served.
+  std::vector<std::unique_ptr<AttachConnection>> gone_;
+  Registration sweep_;
+  Counters counters_;
+  std::unique_ptr<Acceptor> acceptor_;
+};
+
+}  // namespace iob::server

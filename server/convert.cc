@@ -1,0 +1,164 @@
+#include "server/convert.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "server/errors.h"
+#include "shm/result.h"
+
+namespace iob::server {
+namespace {
+
+using shm::EndpointId;
+
+RegionSpec FromProto(const v1::RegionSpec& spec) {
+  return {.type = spec.type(),
+          .discipline = spec.discipline(),
+          .size_bytes = spec.size_bytes(),
+          .access = shm::AccessBits(spec.access_bits()),
+          .tag = spec.tag(),
+          .required_enforcement = spec.required_enforcement()};
+}
+
+absl::StatusOr<OpenRule> FromProto(const v1::OpenRule& rule, absl::string_view argument) {
+  if (rule.uids_size() > static_cast<int>(kOpenRuleUidsMax)) {
+    return BadArgument(argument, absl::StrCat(rule.uids_size(), " uids, at most ", kOpenRuleUidsMax,
+                                              " are allowed"));
+  }
+  return OpenRule{.anyone = rule.anyone(), .uids = {rule.uids().begin(), rule.uids().end()}};
+}
+
+void FillHolder(const HolderInfo& info, v1::Holder& holder) {
+  holder.set_uid(info.uid);
+  holder.set_gid(info.gid);
+  holder.set_pid(info.pid);
+}
+
+// Given who holds the endpoint now; before anybody does, what an unprivileged stranger would get.
+v1::Enforcement EnforcementNow(const Buffer& buffer, const Region& region, EndpointId endpoint,
+                               uint32_t broker_uid) {
+  constexpr uint32_t kStrangerUid = 65534;
+  const shm::RegionRights rights = region.spec().access.For(endpoint);
+  v1::Enforcement weakest = region.EnforcementFor(rights, kStrangerUid, broker_uid);
+  for (const AttachedHolder& holder : buffer.endpoint(endpoint).attachments) {
+    weakest = std::min(weakest, region.EnforcementFor(rights, holder.who.uid, broker_uid));
+  }
+  return weakest;
+}
+
+void FillRegion(const Buffer& buffer, uint32_t index, uint32_t broker_uid, v1::RegionInfo& info) {
+  const Region& region = buffer.regions()[index];
+  const RegionSpec& spec = region.spec();
+  info.set_index(index);
+  info.set_type(spec.type);
+  info.set_discipline(spec.discipline);
+  info.set_size_bytes(spec.size_bytes);
+  info.set_access_bits(spec.access.bits());
+  info.set_koid(region.koid());
+  info.set_tag(spec.tag);
+  info.set_ep0_enforcement(EnforcementNow(buffer, region, EndpointId::kEp0, broker_uid));
+  info.set_ep1_enforcement(EnforcementNow(buffer, region, EndpointId::kEp1, broker_uid));
+}
+
+void FillEndpoint(const Buffer& buffer, EndpointId id, v1::EndpointInfo& info) {
+  const Endpoint& endpoint = buffer.endpoint(id);
+  info.set_endpoint(ToProto(id));
+  info.set_koid(endpoint.koid);
+  info.set_handles(endpoint.handles);
+  info.set_attachments(static_cast<uint32_t>(endpoint.attachments.size()));
+  info.set_memory_held(buffer.AnyGrantHeld(id));
+  if (endpoint.closed) *info.mutable_closed() = ToProto(endpoint.reason);
+  const size_t shown = std::min(endpoint.attachments.size(), kHoldersShownMax);
+  for (size_t i = 0; i < shown; ++i) FillHolder(endpoint.attachments[i].who, *info.add_holders());
+}
+
+template <typename Stats>
+void FillLedger(const shm::Ledger& ledger, Stats& stats) {
+  stats.set_attempted_records(ledger.attempted_records);
+  stats.set_attempted_bytes(ledger.attempted_bytes);
+  stats.set_stored_records(ledger.stored_records);
+  stats.set_stored_bytes(ledger.stored_bytes);
+  for (size_t cause = 1; cause < shm::kLossCauses; ++cause) {
+    if (ledger.rejected_records[cause] == 0) continue;
+    v1::LossCount& count = *stats.add_rejected();
+    count.set_cause(static_cast<v1::LossCause>(cause));
+    count.set_records(ledger.rejected_records[cause]);
+    count.set_bytes(ledger.rejected_bytes[cause]);
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<EndpointId> FromProto(v1::EndpointId endpoint) {
+  switch (endpoint) {
+    case v1::ENDPOINT_ID_EP0:
+      return EndpointId::kEp0;
+    case v1::ENDPOINT_ID_EP1:
+      return EndpointId::kEp1;
+    case v1::ENDPOINT_ID_UNSPECIFIED:
+    case v1::EndpointId_INT_MIN_SENTINEL_DO_NOT_USE_:
+    case v1::EndpointId_INT_MAX_SENTINEL_DO_NOT_USE_:
+      break;
+  }
+  return BadArgument("endpoint", "missing or unknown; ep0 is 1, ep1 is 2");
+}
+
+v1::EndpointId ToProto(EndpointId endpoint) {
+  return endpoint == EndpointId::kEp0 ? v1::ENDPOINT_ID_EP0 : v1::ENDPOINT_ID_EP1;
+}
+
+absl::StatusOr<CreateParams> FromProto(const v1::CreateBufferRequest& request) {
+  CreateParams params{.name = request.name(), .regions = {}, .open_rules = {}};
+  for (const v1::RegionSpec& spec : request.regions()) params.regions.push_back(FromProto(spec));
+  IOB_ASSIGN_OR_RETURN(params.open_rules[0], FromProto(request.ep0_open(), "ep0_open"));
+  IOB_ASSIGN_OR_RETURN(params.open_rules[1], FromProto(request.ep1_open(), "ep1_open"));
+  return params;
+}
+
+v1::CloseReason ToProto(const shm::CloseReason& reason) {
+  v1::CloseReason told;
+  told.set_kind(static_cast<v1::CloseKind>(reason.kind));
+  told.set_code(reason.code);
+  return told;
+}
+
+v1::BufferInfo ToProto(const Buffer& buffer, uint32_t broker_uid) {
+  v1::BufferInfo info;
+  info.set_koid(buffer.koid());
+  info.set_name(buffer.name());
+  FillHolder(buffer.owner(), *info.mutable_owner());
+  info.mutable_create_time()->set_seconds(absl::ToUnixSeconds(buffer.create_time()));
+  for (uint32_t i = 0; i < buffer.regions().size(); ++i) {
+    FillRegion(buffer, i, broker_uid, *info.add_regions());
+  }
+  FillEndpoint(buffer, EndpointId::kEp0, *info.add_endpoints());
+  FillEndpoint(buffer, EndpointId::kEp1, *info.add_endpoints());
+  info.set_memory_bytes(buffer.memory_bytes());
+  return info;
+}
+
+std::optional<v1::RingStats> RingStatsOf(Buffer& buffer, uint32_t region_index) {
+  Region& region = buffer.regions()[region_index];
+  MediatedRing* const ring = region.ring();
+  if (ring == nullptr) return std::nullopt;
+  v1::RingStats stats;
+  stats.set_region_index(region_index);
+  FillLedger(ring->ledger, stats);
+  const shm::RingOccupancy occupancy = ring->writer.Occupancy();
+  stats.set_consumed_records(occupancy.consumed_records);
+  stats.set_resident_records(occupancy.resident_records);
+  stats.set_resident_bytes(occupancy.resident_bytes);
+  stats.set_high_water_bytes(occupancy.high_water_bytes);
+  stats.set_capacity_bytes(occupancy.capacity_bytes);
+  stats.set_tail_violations(occupancy.tail_violations);
+  for (const EndpointId endpoint : {EndpointId::kEp0, EndpointId::kEp1}) {
+    if (!region.spec().access.For(endpoint).mediated_write()) continue;
+    v1::WriterStats& writer = *stats.add_writers();
+    writer.set_endpoint(ToProto(endpoint));
+    writer.set_tag(buffer.TagOf(region, endpoint));
+    FillLedger(ring->by_endpoint[static_cast<size_t>(endpoint)], writer);
+  }
+  return stats;
+}
+
+}  // namespace iob::server

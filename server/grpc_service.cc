@@ -1,0 +1,274 @@
+#include "server/grpc_service.h"
+
+#include <algorithm>
+#include <type_traits>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "server/convert.h"
+#include "server/errors.h"
+#include "server/logging.h"
+#include "shm/mapping.h"
+#include "shm/result.h"
+#include "shm/ring_layout.h"
+
+namespace iob::server {
+namespace {
+
+template <typename Request>
+concept Idempotent = requires(const Request& request) {
+  request.request_id();
+};
+
+absl::StatusOr<Token> HandleOf(const std::string& claimed_bytes) {
+  const auto token = Token::FromBytes(claimed_bytes);
+  if (!token) {
+    return BadArgument("handle",
+                       absl::StrCat(claimed_bytes.size(), " bytes, a handle has ", Token::kBytes));
+  }
+  return *token;
+}
+
+}  // namespace
+
+GrpcService::GrpcService(Dependencies dependencies)
+    : loop_(dependencies.loop),
+      registry_(dependencies.registry),
+      mediator_(dependencies.mediator),
+      features_(dependencies.features),
+      attach_socket_path_(std::move(dependencies.attach_socket_path)) {}
+
+template <typename Request, typename Response>
+grpc::ServerUnaryReactor* GrpcService::Run(grpc::CallbackServerContext* context,
+                                           const Request* request, Response* response,
+                                           Operation<Request, Response> operation) {
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  // Request, response and context live until Finish.
+  const bool posted = loop_.Post([this, context, request, response, operation, reactor] {
+    auto caller = listener_->CallerOf(context->peer());
+    absl::Status status = caller.status();
+    if (caller.ok()) status = RunOnce(*caller, *request, *response, operation);
+    if (ReasonOf(status) == v1::ERROR_REASON_INTERNAL) {
+      LogError("call_failed", {{"detail", std::string(status.message())}});
+    }
+    reactor->Finish(ToGrpcStatus(status));
+  });
+  if (!posted) {
+    reactor->Finish(ToGrpcStatus(
+        MakeError(v1::ERROR_REASON_BUSY,
+                  absl::StrCat("the daemon has ", kPostedTasksMax, " calls waiting; retry"))));
+  }
+  return reactor;
+}
+
+template <typename Request, typename Response>
+absl::Status GrpcService::RunOnce(const Caller& caller, const Request& request, Response& response,
+                                  Operation<Request, Response> operation) {
+  if constexpr (Idempotent<Request>) {
+    if (request.request_id().size() > kRequestIdBytesMax) {
+      return BadArgument("request_id", absl::StrCat(request.request_id().size(), " bytes, at most ",
+                                                    kRequestIdBytesMax, " are allowed"));
+    }
+    if (!request.request_id().empty()) {
+      const int64_t now_ns = loop_.clock().MonotonicNs();
+      // The method's name makes requests of two methods differ that look the same on the wire.
+      const std::string key =
+          absl::StrCat(Request::descriptor()->name(), request.SerializeAsString());
+      IOB_ASSIGN_OR_RETURN(const std::string* answer,
+                           replays_.Find(caller, request.request_id(), key, now_ns));
+      if (answer != nullptr) {
+        response.ParseFromString(*answer);
+        return absl::OkStatus();
+      }
+      IOB_RETURN_IF_ERROR((this->*operation)(caller, request, response));
+      replays_.Store(caller, request.request_id(), key, response.SerializeAsString(), now_ns);
+      return absl::OkStatus();
+    }
+  }
+  return (this->*operation)(caller, request, response);
+}
+
+template <typename Request>
+absl::StatusOr<Buffer*> GrpcService::FindBuffer(const Caller& caller, const Request& request) {
+  switch (request.key_case()) {
+    case Request::kKoid:
+      return registry_.FindForOwner(caller, request.koid());
+    case Request::kName:
+      return registry_.FindForOwner(caller, absl::string_view(request.name()));
+    case Request::KEY_NOT_SET:
+      break;
+  }
+  return BadArgument("key", "missing; give koid or name");
+}
+
+absl::Status GrpcService::FillTicket(const Caller& caller, const Token& handle,
+                                     std::optional<uint32_t> recipient_uid, v1::Ticket& ticket) {
+  IOB_ASSIGN_OR_RETURN(
+      const IssuedTicket issued,
+      registry_.IssueTicket(caller, handle, recipient_uid, loop_.clock().MonotonicNs()));
+  ticket.set_ticket(issued.ticket.ToBytes());
+  ticket.set_endpoint(ToProto(issued.endpoint));
+  ticket.set_socket_path(attach_socket_path_);
+  ticket.set_lifetime_ms(registry_.limits().ticket_lifetime_ms);
+  if (on_ticket_) on_ticket_();
+  return absl::OkStatus();
+}
+
+absl::Status GrpcService::DoCreateBuffer(const Caller& caller,
+                                         const v1::CreateBufferRequest& request,
+                                         v1::CreateBufferResponse& response) {
+  IOB_ASSIGN_OR_RETURN(CreateParams params, FromProto(request));
+  std::array<bool, 2> to_attach = {false, false};
+  for (const int endpoint : request.attach()) {
+    IOB_ASSIGN_OR_RETURN(const shm::EndpointId id,
+                         FromProto(static_cast<v1::EndpointId>(endpoint)));
+    if (std::exchange(to_attach[static_cast<size_t>(id)], true)) {
+      return BadArgument("attach", "an endpoint is named twice");
+    }
+  }
+  IOB_ASSIGN_OR_RETURN(const CreatedBuffer created,
+                       registry_.CreateBuffer(caller, std::move(params), loop_.clock().WallTime()));
+  *response.mutable_buffer() = ToProto(*created.buffer, registry_.broker_uid());
+  if (!to_attach[0]) response.set_ep0_handle(created.handles[0].ToBytes());
+  if (!to_attach[1]) response.set_ep1_handle(created.handles[1].ToBytes());
+  for (const int endpoint : request.attach()) {
+    const Token& handle = created.handles[endpoint == v1::ENDPOINT_ID_EP0 ? 0 : 1];
+    // A handle made a moment ago, by the same caller: this cannot fail.
+    IOB_RETURN_IF_ERROR(FillTicket(caller, handle, std::nullopt, *response.add_tickets()));
+  }
+  LogInfo("buffer_created", {{"buffer", absl::StrCat(created.buffer->koid())},
+                             {"name", created.buffer->name()},
+                             {"uid", absl::StrCat(caller.uid)},
+                             {"regions", absl::StrCat(created.buffer->regions().size())},
+                             {"bytes", absl::StrCat(created.buffer->memory_bytes())}});
+  return absl::OkStatus();
+}
+
+absl::Status GrpcService::DoOpenBuffer(const Caller& caller, const v1::OpenBufferRequest& request,
+                                       v1::OpenBufferResponse& response) {
+  IOB_ASSIGN_OR_RETURN(const shm::EndpointId endpoint, FromProto(request.endpoint()));
+  if (request.name().empty()) return BadArgument("name", "missing");
+  IOB_ASSIGN_OR_RETURN(const OpenedEndpoint opened,
+                       registry_.OpenBuffer(caller, request.name(), endpoint));
+  response.set_buffer_koid(opened.buffer->koid());
+  if (request.attach())
+    return FillTicket(caller, opened.handle, std::nullopt, *response.mutable_ticket());
+  response.set_handle(opened.handle.ToBytes());
+  return absl::OkStatus();
+}
+
+absl::Status GrpcService::DoGetBuffer(const Caller& caller, const v1::GetBufferRequest& request,
+                                      v1::GetBufferResponse& response) {
+  IOB_ASSIGN_OR_RETURN(const Buffer* buffer, FindBuffer(caller, request));
+  *response.mutable_buffer() = ToProto(*buffer, registry_.broker_uid());
+  return absl::OkStatus();
+}
+
+absl::Status GrpcService::DoListBuffers(const Caller& caller, const v1::ListBuffersRequest& request,
+                                        v1::ListBuffersResponse& response) {
+  if (request.page_size() > kPageSizeMax) {
+    return BadArgument(
+        "page_size", absl::StrCat(request.page_size(), ", at most ", kPageSizeMax, " are allowed"));
+  }
+  Koid after = 0;
+  if (!request.page_token().empty() && !absl::SimpleAtoi(request.page_token(), &after)) {
+    return BadArgument("page_token", "not one of ours");
+  }
+  const size_t count = request.page_size() == 0 ? kPageSizeDefault : request.page_size();
+  const std::vector<Buffer*> page = registry_.List(caller, after, request.name_prefix(), count);
+  for (const Buffer* buffer : page)
+    *response.add_buffers() = ToProto(*buffer, registry_.broker_uid());
+  // A full page may be the last one; the next is then empty.
+  if (page.size() == count) response.set_next_page_token(absl::StrCat(page.back()->koid()));
+  return absl::OkStatus();
+}
+
+absl::Status GrpcService::DoDeleteBuffer(const Caller& caller,
+                                         const v1::DeleteBufferRequest& request,
+                                         v1::DeleteBufferResponse& /*response*/) {
+  IOB_ASSIGN_OR_RETURN(Buffer * buffer, FindBuffer(caller, request));
+  const Koid koid = buffer->koid();
+  IOB_RETURN_IF_ERROR(registry_.DeleteBuffer(caller, *buffer, request.force()));
+  LogInfo("buffer_deleted", {{"buffer", absl::StrCat(koid)}, {"uid", absl::StrCat(caller.uid)}});
+  return absl::OkStatus();
+}
+
+absl::Status GrpcService::DoCloseHandle(const Caller& caller, const v1::CloseHandleRequest& request,
+                                        v1::CloseHandleResponse& /*response*/) {
+  IOB_ASSIGN_OR_RETURN(const Token handle, HandleOf(request.handle()));
+  return registry_.CloseHandle(caller, handle);
+}
+
+absl::Status GrpcService::DoAttach(const Caller& caller, const v1::AttachRequest& request,
+                                   v1::AttachResponse& response) {
+  IOB_ASSIGN_OR_RETURN(const Token handle, HandleOf(request.handle()));
+  std::optional<uint32_t> recipient_uid;
+  if (request.has_recipient_uid()) recipient_uid = request.recipient_uid();
+  return FillTicket(caller, handle, recipient_uid, *response.mutable_ticket());
+}
+
+absl::Status GrpcService::DoWrite(const Caller& caller, const v1::WriteRequest& request,
+                                  v1::WriteResponse& /*response*/) {
+  IOB_ASSIGN_OR_RETURN(const Token token, HandleOf(request.handle()));
+  IOB_ASSIGN_OR_RETURN(const Registry::HeldEndpoint held, registry_.Resolve(caller, token));
+  IOB_ASSIGN_OR_RETURN(
+      const Mediator::Target target,
+      Mediator::Resolve(*held.buffer, held.endpoint, held.rights, request.region_index()));
+  return mediator_.Write(target, request.parts());
+}
+
+absl::Status GrpcService::DoGetStats(const Caller& caller, const v1::GetStatsRequest& request,
+                                     v1::GetStatsResponse& response) {
+  IOB_ASSIGN_OR_RETURN(Buffer * buffer, FindBuffer(caller, request));
+  response.set_buffer_koid(buffer->koid());
+  for (uint32_t i = 0; i < buffer->regions().size(); ++i) {
+    if (auto stats = RingStatsOf(*buffer, i)) *response.add_rings() = *std::move(stats);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status GrpcService::DoGetLimits(const Caller& /*caller*/,
+                                      const v1::GetLimitsRequest& /*request*/,
+                                      v1::GetLimitsResponse& response) {
+  const Limits& limits = registry_.limits();
+  response.set_regions_max(kRegionsMax);
+  response.set_region_bytes_max(limits.region_bytes_max);
+  response.set_record_bytes_max(shm::kRecordPayloadBytesMax);
+  response.set_record_parts_max(shm::kRecordPartsMax);
+  response.set_attach_packet_bytes_max(shm::kPacketBytesMax);
+  response.set_buffers_max(limits.buffers_max);
+  response.set_memory_bytes_max(limits.memory_bytes_max);
+  response.set_memory_bytes_per_uid_max(limits.memory_bytes_per_uid_max);
+  response.set_page_bytes(static_cast<uint32_t>(shm::PageBytes()));
+  response.set_ticket_lifetime_ms(limits.ticket_lifetime_ms);
+  for (const KernelFeature& feature : features_) {
+    v1::KernelFeature& told = *response.add_kernel_features();
+    told.set_name(feature.name);
+    told.set_available(feature.available);
+    told.set_effect(feature.effect);
+  }
+  return absl::OkStatus();
+}
+
+// One line per method: which operation it is.
+#define IOB_METHOD(name)                                                            \
+  grpc::ServerUnaryReactor* GrpcService::name(grpc::CallbackServerContext* context, \
+                                              const v1::name##Request* request,     \
+                                              v1::name##Response* response) {       \
+    return Run<v1::name##Request, v1::name##Response>(context, request, response,   \
+                                                      &GrpcService::Do##name);      \
+  }
+IOB_METHOD(CreateBuffer)
+IOB_METHOD(OpenBuffer)
+IOB_METHOD(GetBuffer)
+IOB_METHOD(ListBuffers)
+IOB_METHOD(DeleteBuffer)
+IOB_METHOD(CloseHandle)
+IOB_METHOD(Attach)
+IOB_METHOD(Write)
+IOB_METHOD(GetStats)
+IOB_METHOD(GetLimits)
+#undef IOB_METHOD
+
+}  // namespace iob::server

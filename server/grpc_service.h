@@ -1,0 +1,125 @@
+// GrpcService: BrokerService over gRPC. Protobuf in, one registry operation on the loop, protobuf
+// out.
+//
+//   gRPC thread: handler --Post--> loop thread: caller? replay? registry --> Finish
+//                    '-- queue full: UNAVAILABLE / BUSY, with a retry hint
+//
+// No policy here. Handlers run on gRPC's threads and touch nothing but the loop's queue; everything
+// else happens on the loop.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "iob/v1/broker.grpc.pb.h"
+#include "server/event_loop.h"
+#include "server/grpc_listener.h"
+#include "server/mediator.h"
+#include "server/registry.h"
+#include "server/replay_cache.h"
+#include "server/self_test.h"
+
+namespace iob::server {
+
+class GrpcService final : public v1::BrokerService::CallbackService {
+ public:
+  // All outlive the service. `attach_socket_path` goes into tickets.
+  struct Dependencies {
+    EventLoop& loop;
+    Registry& registry;
+    Mediator& mediator;
+    const KernelFeatures& features;
+    std::string attach_socket_path;
+  };
+  explicit GrpcService(Dependencies dependencies);
+
+  // Before the first call; the listener needs the gRPC server, which needs this service.
+  void SetListener(GrpcListener* listener) { listener_ = listener; }
+
+  // When tickets were issued, the caller looks at Registry::NextExpiryNs.
+  void SetOnTicket(EventLoop::Task on_ticket) { on_ticket_ = std::move(on_ticket); }
+
+  grpc::ServerUnaryReactor* CreateBuffer(grpc::CallbackServerContext* context,
+                                         const v1::CreateBufferRequest* request,
+                                         v1::CreateBufferResponse* response) override;
+  grpc::ServerUnaryReactor* OpenBuffer(grpc::CallbackServerContext* context,
+                                       const v1::OpenBufferRequest* request,
+                                       v1::OpenBufferResponse* response) override;
+  grpc::ServerUnaryReactor* GetBuffer(grpc::CallbackServerContext* context,
+                                      const v1::GetBufferRequest* request,
+                                      v1::GetBufferResponse* response) override;
+  grpc::ServerUnaryReactor* ListBuffers(grpc::CallbackServerContext* context,
+                                        const v1::ListBuffersRequest* request,
+                                        v1::ListBuffersResponse* response) override;
+  grpc::ServerUnaryReactor* DeleteBuffer(grpc::CallbackServerContext* context,
+                                         const v1::DeleteBufferRequest* request,
+                                         v1::DeleteBufferResponse* response) override;
+  grpc::ServerUnaryReactor* CloseHandle(grpc::CallbackServerContext* context,
+                                        const v1::CloseHandleRequest* request,
+                                        v1::CloseHandleResponse* response) override;
+  grpc::ServerUnaryReactor* Attach(grpc::CallbackServerContext* context,
+                                   const v1::AttachRequest* request,
+                                   v1::AttachResponse* response) override;
+  grpc::ServerUnaryReactor* Write(grpc::CallbackServerContext* context,
+                                  const v1::WriteRequest* request,
+                                  v1::WriteResponse* response) override;
+  grpc::ServerUnaryReactor* GetStats(grpc::CallbackServerContext* context,
+                                     const v1::GetStatsRequest* request,
+                                     v1::GetStatsResponse* response) override;
+  grpc::ServerUnaryReactor* GetLimits(grpc::CallbackServerContext* context,
+                                      const v1::GetLimitsRequest* request,
+                                      v1::GetLimitsResponse* response) override;
+
+ private:
+  template <typename Request, typename Response>
+  using Operation = absl::Status (GrpcService::*)(const Caller&, const Request&, Response&);
+
+  // Carries one call to the loop and back.
+  template <typename Request, typename Response>
+  grpc::ServerUnaryReactor* Run(grpc::CallbackServerContext* context, const Request* request,
+                                Response* response, Operation<Request, Response> operation);
+  // Answers from the replay cache, or runs the operation and remembers its answer.
+  template <typename Request, typename Response>
+  absl::Status RunOnce(const Caller& caller, const Request& request, Response& response,
+                       Operation<Request, Response> operation);
+
+  // The operations, on the loop.
+  absl::Status DoCreateBuffer(const Caller& caller, const v1::CreateBufferRequest& request,
+                              v1::CreateBufferResponse& response);
+  absl::Status DoOpenBuffer(const Caller& caller, const v1::OpenBufferRequest& request,
+                            v1::OpenBufferResponse& response);
+  absl::Status DoGetBuffer(const Caller& caller, const v1::GetBufferRequest& request,
+                           v1::GetBufferResponse& response);
+  absl::Status DoListBuffers(const Caller& caller, const v1::ListBuffersRequest& request,
+                             v1::ListBuffersResponse& response);
+  absl::Status DoDeleteBuffer(const Caller& caller, const v1::DeleteBufferRequest& request,
+                              v1::DeleteBufferResponse& response);
+  absl::Status DoCloseHandle(const Caller& caller, const v1::CloseHandleRequest& request,
+                             v1::CloseHandleResponse& response);
+  absl::Status DoAttach(const Caller& caller, const v1::AttachRequest& request,
+                        v1::AttachResponse& response);
+  absl::Status DoWrite(const Caller& caller, const v1::WriteRequest& request,
+                       v1::WriteResponse& response);
+  absl::Status DoGetStats(const Caller& caller, const v1::GetStatsRequest& request,
+                          v1::GetStatsResponse& response);
+  absl::Status DoGetLimits(const Caller& caller, const v1::GetLimitsRequest& request,
+                           v1::GetLimitsResponse& response);
+
+  template <typename Request>
+  absl::StatusOr<Buffer*> FindBuffer(const Caller& caller, const Request& request);
+  absl::Status FillTicket(const Caller& caller, const Token& handle,
+                          std::optional<uint32_t> recipient_uid, v1::Ticket& ticket);
+
+  EventLoop& loop_;
+  Registry& registry_;
+  Mediator& mediator_;
+  const KernelFeatures& features_;
+  const std::string attach_socket_path_;
+  GrpcListener* listener_ = nullptr;
+  EventLoop::Task on_ticket_;
+  ReplayCache replays_;
+};
+
+}  // namespace iob::server

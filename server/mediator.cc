@@ -1,0 +1,166 @@
+#include "server/mediator.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/errors.h"
+#include "shm/ring_layout.h"
+
+namespace iob::server {
+namespace {
+
+using shm::AppendOutcome;
+using shm::LossCause;
+
+std::span<const std::byte> BytesOf(const std::string& text) {
+  return std::as_bytes(std::span(text.data(), text.size()));
+}
+
+// Of an outcome other than kStored.
+LossCause CauseOf(AppendOutcome outcome) {
+  switch (outcome) {
+    case AppendOutcome::kIntegrity:
+      return LossCause::kIntegrity;
+    case AppendOutcome::kTooLarge:
+      return LossCause::kTooLarge;
+    case AppendOutcome::kStored:
+    case AppendOutcome::kFull:
+      break;
+  }
+  return LossCause::kFull;
+}
+
+absl::Status ErrorOf(AppendOutcome outcome, const Mediator::Target& target, size_t payload_bytes) {
+  const shm::RingLayout& layout = target.ring->writer.layout();
+  switch (outcome) {
+    case AppendOutcome::kStored:
+      return absl::OkStatus();
+    case AppendOutcome::kFull:
+      return MakeError(
+          v1::ERROR_REASON_RING_FULL,
+          absl::StrCat("no room for a record of ", payload_bytes, " bytes in a ring of ",
+                       layout.capacity_bytes(), "; nothing was written"));
+    case AppendOutcome::kIntegrity:
+      return MakeError(v1::ERROR_REASON_INTEGRITY,
+                       "the consumer's tail cannot be; nothing was written");
+    case AppendOutcome::kTooLarge:
+      break;
+  }
+  // Within the record limit, but beyond this ring: zx_iob_writev's NO_SPACE.
+  return MakeError(v1::ERROR_REASON_RING_FULL,
+                   absl::StrCat("a record of ", payload_bytes, " bytes never fits into a ring of ",
+                                layout.capacity_bytes()));
+}
+
+}  // namespace
+
+absl::StatusOr<Mediator::Target> Mediator::Resolve(Buffer& buffer, shm::EndpointId writer,
+                                                   const shm::HandleRights& rights,
+                                                   uint32_t region_index) {
+  if (region_index >= buffer.regions().size()) {
+    return MakeError(
+        v1::ERROR_REASON_OUT_OF_RANGE,
+        absl::StrCat("region_index: ", region_index, ", the buffer has ", buffer.regions().size()));
+  }
+  Region& region = buffer.regions()[region_index];
+  MediatedRing* const ring = region.ring();
+  if (ring == nullptr) {
+    return MakeError(
+        v1::ERROR_REASON_WRONG_DISCIPLINE,
+        absl::StrCat("region ", region_index, " is ", v1::Discipline_Name(region.spec().discipline),
+                     "; only a mediated ring takes records"));
+  }
+  if (!shm::EffectiveRights(region.spec().access.For(writer), rights).mediated_write()) {
+    return MakeError(v1::ERROR_REASON_ACCESS_DENIED,
+                     absl::StrCat("ep", static_cast<int>(writer),
+                                  " has no mediated-write right to region ", region_index));
+  }
+  return Target{.buffer = &buffer,
+                .writer = writer,
+                .region_index = region_index,
+                .ring = ring,
+                .tag = buffer.TagOf(region, writer)};
+}
+
+absl::Status Mediator::Write(const Target& target, const Records& parts) {
+  if (parts.size() > static_cast<int>(shm::kRecordPartsMax)) {
+    return BadArgument(
+        "parts", absl::StrCat(parts.size(), ", at most ", shm::kRecordPartsMax, " are allowed"));
+  }
+  joined_.clear();
+  for (const std::string& part : parts) joined_.append(part);
+  if (joined_.size() > shm::kRecordPayloadBytesMax) {
+    target.ring->CountRejected(target.writer, LossCause::kTooLarge, joined_.size());
+    return BadArgument("parts", absl::StrCat("a record of ", joined_.size(), " bytes, at most ",
+                                             shm::kRecordPayloadBytesMax, " are allowed"));
+  }
+  const AppendOutcome outcome = target.ring->writer.Append(target.tag, BytesOf(joined_));
+  if (outcome == AppendOutcome::kStored) {
+    target.ring->CountStored(target.writer, joined_.size());
+  } else {
+    target.ring->CountRejected(target.writer, CauseOf(outcome), joined_.size());
+  }
+  Publish(target);
+  return ErrorOf(outcome, target, joined_.size());
+}
+
+void Mediator::Progress::Lose(int index, LossCause cause) {
+  const auto i = static_cast<uint32_t>(index);
+  if (!lost.empty() && lost.back().cause == cause &&
+      lost.back().first_index + lost.back().count == i) {
+    lost.back().count += 1;
+  } else {
+    lost.push_back({.first_index = i, .count = 1, .cause = cause});
+  }
+}
+
+bool Mediator::Continue(const Target& target, const Records& records, bool may_wait,
+                        Progress& progress) {
+  shm::MediatedRingWriter& writer = target.ring->writer;
+  for (; progress.next < records.size(); ++progress.next) {
+    const std::string& record = records[progress.next];
+    AppendOutcome outcome = writer.Append(target.tag, BytesOf(record));
+    if (outcome == AppendOutcome::kFull && may_wait) {
+      // The consumer must see what is there before it can make room. Then say what is wanted, and
+      // look once more: it may have made the room before it could read the wish.
+      Publish(target);
+      writer.WantRoom(shm::RecordBytes(record.size()));
+      outcome = writer.Append(target.tag, BytesOf(record));
+      if (outcome == AppendOutcome::kFull) return false;
+      EndWant(*target.ring);
+    }
+    if (outcome == AppendOutcome::kStored) {
+      target.ring->CountStored(target.writer, record.size());
+      progress.stored += 1;
+    } else {
+      target.ring->CountRejected(target.writer, CauseOf(outcome), record.size());
+      progress.Lose(progress.next, CauseOf(outcome));
+    }
+  }
+  Publish(target);
+  return true;
+}
+
+void Mediator::GiveUp(const Target& target, const Records& records, LossCause cause,
+                      Progress& progress) {
+  for (; progress.next < records.size(); ++progress.next) {
+    target.ring->CountRejected(target.writer, cause, records[progress.next].size());
+    progress.Lose(progress.next, cause);
+  }
+  Publish(target);
+}
+
+void Mediator::Publish(const Target& target) {
+  if (target.ring->writer.Publish(target.ring->ledger))
+    on_readable_(*target.buffer, target.region_index);
+}
+
+bool ConsumerLeft(const Buffer& buffer, const Region& region) {
+  for (const shm::EndpointId endpoint : {shm::EndpointId::kEp0, shm::EndpointId::kEp1}) {
+    if (!buffer.endpoint(endpoint).closed && region.spec().access.For(endpoint).map_write())
+      return true;
+  }
+  return false;
+}
+
+}  // namespace iob::server

@@ -1,0 +1,67 @@
+// Quota and Charge: who uses how much, as receipts that come home.
+//
+// A Charge is held as long as the thing it paid for; when it dies, the units go back. The account
+// must balance at the end, so a leak of either is found where it happens. Owned by the loop thread.
+#pragma once
+
+#include <cstdint>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "server/limits.h"
+
+namespace iob::server {
+
+class Quota;
+
+// Units of one principal; comes home when destroyed. Empty by default.
+class Charge {
+ public:
+  Charge() = default;
+  Charge(Charge&& other) noexcept
+      : quota_(std::exchange(other.quota_, nullptr)),
+        uid_(other.uid_),
+        memory_bytes_(other.memory_bytes_),
+        buffers_(other.buffers_) {}
+  Charge& operator=(Charge&& other) noexcept;
+  ~Charge() { Return(); }
+
+  uint64_t memory_bytes() const { return memory_bytes_; }
+
+ private:
+  friend class Quota;
+  Charge(Quota* quota, uint32_t uid, uint64_t memory_bytes, uint64_t buffers)
+      : quota_(quota), uid_(uid), memory_bytes_(memory_bytes), buffers_(buffers) {}
+  void Return();
+  Quota* quota_ = nullptr;
+  uint32_t uid_ = 0;
+  uint64_t memory_bytes_ = 0;
+  uint64_t buffers_ = 0;
+};
+
+class Quota {
+ public:
+  // `limits` outlives it; zero memory limits were replaced by the caller.
+  explicit Quota(const Limits& limits) : limits_(limits) {}
+  ~Quota();
+
+  // One buffer of `memory_bytes` for `uid`. RESOURCE_EXHAUSTED / QUOTA names the limit, what is
+  // used and what was asked for.
+  absl::StatusOr<Charge> ChargeBuffer(uint32_t uid, uint64_t memory_bytes);
+
+  uint64_t memory_bytes() const { return total_.memory_bytes; }
+  uint64_t buffers() const { return total_.buffers; }
+
+ private:
+  friend class Charge;
+  struct Account {
+    uint64_t memory_bytes = 0;
+    uint64_t buffers = 0;
+  };
+  const Limits& limits_;
+  Account total_;
+  absl::flat_hash_map<uint32_t, Account> by_uid_;
+};
+
+}  // namespace iob::server

@@ -1,0 +1,165 @@
+#include "server/self_test.h"
+
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <poll.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "shm/grant_lock.h"
+#include "shm/kernel.h"
+#include "shm/mapping.h"
+#include "shm/memfd.h"
+#include "shm/unique_fd.h"
+
+namespace iob::server {
+namespace {
+
+using shm::EndpointId;
+using shm::UniqueFd;
+
+absl::StatusOr<shm::SealedMemfd> ProbeMemfd() {
+  auto fresh = shm::Memfd::Create("iob-probe");
+  if (!fresh.ok()) return fresh.status();
+  return (*std::move(fresh)).SealSize(shm::PageBytes());
+}
+
+// A size seal holds, and a reopened description works: the base of everything.
+bool SizeSealWorks() {
+  const auto memfd = ProbeMemfd();
+  return memfd.ok() && ::ftruncate(memfd->fd(), 0) != 0 &&
+         memfd->OpenGrant(shm::FdMode::kReadOnly).ok();
+}
+
+// After FUTURE_WRITE nobody maps for writing, not through a reopened description either.
+bool WriterSealWorks() {
+  auto memfd = ProbeMemfd();
+  if (!memfd.ok()) return false;
+  const auto mapping = shm::Mapping::Map(*memfd);
+  if (!mapping.ok() || !memfd->SealAgainstWriters().ok()) return false;
+  mapping->base()[0] = std::byte{1};
+  const auto reopened = memfd->OpenGrant(shm::FdMode::kReadWrite);
+  if (!reopened.ok()) return true;
+  void* const writable =
+      ::mmap(nullptr, shm::PageBytes(), PROT_READ | PROT_WRITE, MAP_SHARED, reopened->get(), 0);
+  if (writable == MAP_FAILED) return true;
+  ::munmap(writable, shm::PageBytes());
+  return false;
+}
+
+// A grant's lock is seen while only a mapping of it is left, and gone after that.
+bool GrantLockWorks() {
+  const auto memfd = ProbeMemfd();
+  if (!memfd.ok()) return false;
+  auto grant = memfd->OpenGrant(shm::FdMode::kReadOnly);
+  if (!grant.ok() || !shm::LockGrant(grant->get(), EndpointId::kEp0, 0).ok()) return false;
+  void* const mapped = ::mmap(nullptr, shm::PageBytes(), PROT_READ, MAP_SHARED, grant->get(), 0);
+  if (mapped == MAP_FAILED) return false;
+  grant->Close();
+  const bool held = shm::AnyGrantHeld(memfd->fd(), EndpointId::kEp0).value_or(false);
+  ::munmap(mapped, shm::PageBytes());
+  return held && !shm::AnyGrantHeld(memfd->fd(), EndpointId::kEp0).value_or(true);
+}
+
+bool PeerPidfdWorks() {
+  std::array<int, 2> pair = {-1, -1};
+  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair.data()) != 0) return false;
+  const UniqueFd ours(pair[0]);
+  const UniqueFd theirs(pair[1]);
+  int pidfd = -1;
+  socklen_t size = sizeof(pidfd);
+  if (::getsockopt(ours.get(), SOL_SOCKET, SO_PEERPIDFD, &pidfd, &size) != 0) return false;
+  const UniqueFd closing(pidfd);
+  return true;
+}
+
+bool PidfdInfoWorks() {
+  const UniqueFd self(static_cast<int>(::syscall(SYS_pidfd_open, ::getpid(), 0)));
+  if (!self.valid()) return false;
+  shm::PidfdInfo info = {};
+  return ::ioctl(self.get(), shm::kPidfdGetInfo, &info) == 0;
+}
+
+bool FutexWaitvWorks() {
+  // No waiters is EINVAL; an unknown call is ENOSYS.
+  return ::syscall(SYS_futex_waitv, nullptr, 0, 0, nullptr, 0) != 0 && errno != ENOSYS;
+}
+
+bool NoexecSealWorks() {
+  const UniqueFd memfd(::memfd_create("iob-probe", MFD_CLOEXEC | MFD_NOEXEC_SEAL));
+  return memfd.valid();
+}
+
+bool PassRightsWorks() {
+  const UniqueFd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  const int off = 0;
+  return socket.valid() &&
+         ::setsockopt(socket.get(), SOL_SOCKET, SO_PASSRIGHTS, &off, sizeof(off)) == 0;
+}
+
+}  // namespace
+
+KernelFeatures ProbeKernel() {
+  return {
+      {.name = "size_seal",
+       .available = SizeSealWorks(),
+       .required = true,
+       .effect =
+           "no peer can shrink memory under another (F_SEAL_SHRINK, Linux 3.17; needs /proc)"},
+      {.name = "writer_seal",
+       .available = WriterSealWorks(),
+       .required = true,
+       .effect = "level `sealed`: nobody but the broker writes ring data (F_SEAL_FUTURE_WRITE, "
+                 "Linux 5.1)"},
+      {.name = "grant_lock",
+       .available = GrantLockWorks(),
+       .required = true,
+       .effect = "mappings count for peer-closed (OFD locks, Linux 3.15)"},
+      {.name = "peer_pidfd",
+       .available = PeerPidfdWorks(),
+       .required = false,
+       .effect =
+           "callers are known beyond pid reuse (SO_PEERPIDFD, Linux 6.5); else by pid at connect"},
+      {.name = "exit_info",
+       .available = PidfdInfoWorks(),
+       .required = false,
+       .effect = "how a peer ended is known for every uid (PIDFD_GET_INFO, Linux 6.15); else from "
+                 "/proc, or `died`"},
+      {.name = "futex_waitv",
+       .available = FutexWaitvWorks(),
+       .required = false,
+       .effect = "readers wait on data and signals at once (Linux 5.16); else signals are seen 10 "
+                 "ms late"},
+      {.name = "noexec_seal",
+       .available = NoexecSealWorks(),
+       .required = false,
+       .effect = "buffer memory cannot be executed as a program (MFD_NOEXEC_SEAL, Linux 6.3)"},
+      {.name = "pass_rights",
+       .available = PassRightsWorks(),
+       .required = false,
+       .effect = "the kernel refuses descriptors from clients (SO_PASSRIGHTS, Linux 6.16); else "
+                 "the daemon does"},
+  };
+}
+
+absl::Status CheckRequired(const KernelFeatures& features) {
+  std::vector<std::string> missing;
+  for (const KernelFeature& feature : features) {
+    if (feature.required && !feature.available) {
+      missing.push_back(absl::StrCat(feature.name, ": ", feature.effect));
+    }
+  }
+  if (missing.empty()) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("this kernel lacks what rights rest on: ", absl::StrJoin(missing, "; ")));
+}
+
+}  // namespace iob::server
