@@ -1,6 +1,8 @@
 #include "shm/fd_channel.h"
 
+#include <linux/sockios.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -29,10 +31,12 @@ absl::Status PollBy(int fd, short events, int64_t deadline_ns) {
   }
 }
 
-// Nothing more will come: the peer closed or shut down its side.
+// Nothing more will come: the peer closed or shut down its side, and no bytes are queued.
 bool AtEnd(int fd) {
   pollfd poller = {.fd = fd, .events = POLLRDHUP, .revents = 0};
-  return ::poll(&poller, 1, 0) > 0 && (poller.revents & (POLLRDHUP | POLLHUP)) != 0;
+  if (::poll(&poller, 1, 0) <= 0 || (poller.revents & (POLLRDHUP | POLLHUP)) == 0) return false;
+  int queued_bytes = 0;
+  return ::ioctl(fd, SIOCINQ, &queued_bytes) != 0 || queued_bytes == 0;
 }
 
 std::vector<UniqueFd> TakeFds(msghdr* message) {
@@ -117,11 +121,11 @@ absl::StatusOr<Received> FdChannel::Receive(std::span<std::byte> buffer, size_t 
   ssize_t size = 0;
   do {
     size = ::recvmsg(socket_.get(), &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-  } while (size < 0 && errno == EINTR);
+    // A peer that closed with something of ours unread shows as one ECONNRESET, ahead of what it
+    // had sent before; after that the socket reads on, to the end.
+  } while (size < 0 && (errno == EINTR || errno == ECONNRESET));
   if (size < 0) {
     if (errno == EAGAIN || errno == EWOULDBLOCK) return Received{};
-    // Unread data at the peer's close reads as ECONNRESET.
-    if (errno == ECONNRESET) return Received{.outcome = ReceiveOutcome::kClosed, .fds = {}};
     return ErrnoStatus(errno, "recvmsg");
   }
   Received received{.outcome = ReceiveOutcome::kPacket,

@@ -3,12 +3,10 @@
 // What the kernel does and this class makes safe:
 //   - Descriptors arrive with MSG_CMSG_CLOEXEC and in UniqueFds, wanted or not: none leaks.
 //   - MSG_CTRUNC (more descriptors than asked for, or a full descriptor table) and MSG_TRUNC (a
-//   packet
-//     longer than the buffer) are told apart from a good packet.
+//     packet longer than the buffer) are told apart from a good packet.
 //   - An empty packet and the end of the stream both read as 0 bytes; they are told apart.
 //   - Sending never blocks and never raises SIGPIPE; whether a send that found no room is an error
-//   is
-//     the caller's choice.
+//     is the caller's choice.
 //
 // Thread-compatible.
 #pragma once

@@ -1,8 +1,7 @@
 // Reading and writing memory that another process can change at any moment.
 //
 //   H1  One fetch: a shared word is loaded once per decision, by SharedAtomic. Two loads in the
-//   source
-//       are two fetches; there is no other way to fetch.
+//       source are two fetches; there is no other way to fetch.
 //   H2  Untrusted until checked: a load of a peer's word gives an Untrusted<T>, which has no
 //       conversion, comparison or arithmetic. Checks consume it.
 //   H3  No pointers out: SharedBytes copies in and copies out.

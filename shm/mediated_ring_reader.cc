@@ -67,7 +67,8 @@ absl::StatusOr<MediatedRingReader> MediatedRingReader::Map(const RingLayout& lay
 MediatedRingReader::MediatedRingReader(AddressRange range, uint64_t page_bytes,
                                        uint64_t capacity_bytes, uint64_t tail)
     : range_(std::move(range)),
-      records_(range_.base() + page_bytes),
+      head_page_(range_.base()),
+      records_(head_page_ + page_bytes),
       ledger_page_(records_ + 2 * capacity_bytes),
       capacity_(capacity_bytes),
       tail_(tail),
@@ -77,41 +78,16 @@ MediatedRingReader::MediatedRingReader(AddressRange range, uint64_t page_bytes,
   HeadPageWord(kTailOffset).StoreRelease(tail_);
 }
 
-SharedAtomic<uint64_t>& MediatedRingReader::HeadPageWord(uint64_t offset_bytes) const {
-  return *reinterpret_cast<SharedAtomic<uint64_t>*>(range_.base() + offset_bytes);
-}
-
-template <SharedWord T>
-const SharedAtomic<T>& MediatedRingReader::LedgerWord(uint64_t offset_bytes) const {
-  return WordAt<T>(ledger_page_, offset_bytes);
-}
-
-bool MediatedRingReader::RefreshHead() {
-  if (poisoned_) return false;
-  // Pairs with the writer's release store in Publish: the records below are there. A tail near the
-  // top of the position space cannot happen; saturating keeps the bound honest all the same.
-  const uint64_t highest = tail_ > UINT64_MAX - capacity_ ? UINT64_MAX : tail_ + capacity_;
-  const auto head =
-      HeadPageWord(kHeadOffset).LoadAcquire().AlignedBetween(head_, highest, kRecordAlignBytes);
-  if (!head) {
-    poisoned_ = true;
-    return false;
-  }
-  head_ = *head;
-  return head_ != next_;
+void MediatedRingReader::Poison() {
+  poisoned_ = true;
+  poisoned_below_ = head_;
+  // With nothing left below head, Next comes to RefreshHead, which knows of the poison.
+  head_ = next_;
 }
 
 bool MediatedRingReader::HasRecords() { return next_ != head_ || RefreshHead(); }
 
-bool MediatedRingReader::Release() {
-  if (tail_ == next_) return false;
-  tail_ = next_;
-  HeadPageWord(kTailOffset).StoreRelease(tail_);
-  // The broker stores want_room, fences, then looks at tail; we store tail, fence, then look at
-  // want_room: one of the two sees the other.
-  std::atomic_thread_fence(std::memory_order_seq_cst);
-  const uint32_t wanted = LedgerWord<uint32_t>(kLedgerWantRoom).LoadAcquire().ForHintOnly();
-  if (wanted == 0) return false;
+bool MediatedRingReader::HasRoomFor(uint64_t wanted) const {
   // A fresh head: what the broker added since counts against the room. A head that cannot be is
   // left for Next to find; telling the broker once too often is harmless.
   const auto head = HeadPageWord(kHeadOffset).LoadAcquire().Between(tail_, UINT64_MAX);
@@ -120,9 +96,9 @@ bool MediatedRingReader::Release() {
 
 absl::Status MediatedRingReader::status() const {
   if (!poisoned_) return absl::OkStatus();
-  return absl::DataLossError(absl::StrCat("the ring's shared words cannot be: head ", head_,
-                                          ", tail ", tail_, ", next record at ", next_,
-                                          ", capacity ", capacity_, " bytes"));
+  return absl::DataLossError(absl::StrCat("the ring's shared words cannot be: head ",
+                                          poisoned_below_, ", tail ", tail_, ", next record at ",
+                                          next_, ", capacity ", capacity_, " bytes"));
 }
 
 bool MediatedRingReader::PrepareToWait(uint32_t how) {

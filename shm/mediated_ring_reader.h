@@ -6,18 +6,15 @@
 //
 //   C1  tail <= next <= head; our positions are private, the shared tail is a copy of ours.
 //   C2  A head that moved back, is not 8-aligned or is more than a ring ahead of the tail, and a
-//   record
-//       that does not fit below head, poison the reader: every later call answers DATA_LOSS.
+//       record that does not fit below head, poison the reader: every later call answers DATA_LOSS.
 //   C3  Nothing is dereferenced before its length was checked against C1.
 //
 // One consumer per ring. Thread-compatible; a forked child does not inherit the mapping.
 #pragma once
 
-#include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
-#include <optional>
 #include <span>
 #include <utility>
 
@@ -52,16 +49,18 @@ class MediatedRingReader {
       return poisoned_ ? ReadOutcome::kPoisoned : ReadOutcome::kEmpty;
     }
     const std::byte* const record = records_ + offset_;
-    std::array<uint64_t, 2> header;
-    std::memcpy(header.data(), record, sizeof(header));
-    const uint64_t payload_bytes = header[1];
-    if (payload_bytes > kRecordPayloadBytesMax || RecordBytes(payload_bytes) > head_ - next_)
-        [[unlikely]] {
-      poisoned_ = true;
+    // Loaded once, though DATA is sealed: where the consumer may write it, so may its other
+    // threads.
+    const auto payload_bytes = RecordWord<uint64_t>(record + sizeof(uint64_t))
+                                   .LoadRelaxed()
+                                   .Between(0, kRecordPayloadBytesMax);
+    if (!payload_bytes || RecordBytes(*payload_bytes) > head_ - next_) [[unlikely]] {
+      Poison();
       return ReadOutcome::kPoisoned;
     }
-    *ret_record = {.tag = header[0], .payload = {record + kRecordHeaderBytes, payload_bytes}};
-    const uint64_t record_bytes = RecordBytes(payload_bytes);
+    *ret_record = {.tag = RecordWord<uint64_t>(record).LoadRelaxed().ForHintOnly(),
+                   .payload = {record + kRecordHeaderBytes, *payload_bytes}};
+    const uint64_t record_bytes = RecordBytes(*payload_bytes);
     next_ += record_bytes;
     offset_ += record_bytes;
     if (offset_ >= capacity_) offset_ -= capacity_;
@@ -71,7 +70,16 @@ class MediatedRingReader {
   // Gives everything that Next returned back to the writer; views die. Returns true when a writer
   // waits for room and there is enough of it now: then the broker must be told
   // (ClientPacket.room_made).
-  bool Release();
+  bool Release() {
+    if (tail_ == next_) return false;
+    tail_ = next_;
+    HeadPageWord(kTailOffset).StoreRelease(tail_);
+    // The broker stores want_room, fences, then looks at tail; we store tail, fence, then look at
+    // want_room: one of the two sees the other.
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    const uint32_t wanted = LedgerWord<uint32_t>(kLedgerWantRoom).LoadAcquire().ForHintOnly();
+    return wanted != 0 && HasRoomFor(wanted);
+  }
 
   // Why Next says kPoisoned. OK before that.
   absl::Status status() const;
@@ -99,20 +107,45 @@ class MediatedRingReader {
   MediatedRingReader(AddressRange range, uint64_t page_bytes, uint64_t capacity_bytes,
                      uint64_t tail);
 
-  bool RefreshHead();
-  SharedAtomic<uint64_t>& HeadPageWord(uint64_t offset_bytes) const;
+  bool RefreshHead() {
+    if (poisoned_) return false;
+    // Pairs with the writer's release store in Publish: the records below are there. A tail near
+    // the top of the position space cannot happen; saturating keeps the bound honest all the same.
+    const uint64_t highest = tail_ > UINT64_MAX - capacity_ ? UINT64_MAX : tail_ + capacity_;
+    const auto head =
+        HeadPageWord(kHeadOffset).LoadAcquire().AlignedBetween(head_, highest, kRecordAlignBytes);
+    if (!head) {
+      Poison();
+      return false;
+    }
+    head_ = *head;
+    return head_ != next_;
+  }
+  bool HasRoomFor(uint64_t wanted) const;
+  void Poison();
   template <SharedWord T>
-  const SharedAtomic<T>& LedgerWord(uint64_t offset_bytes) const;
+  static const SharedAtomic<T>& RecordWord(const std::byte* address) {
+    return *reinterpret_cast<const SharedAtomic<T>*>(address);
+  }
+  SharedAtomic<uint64_t>& HeadPageWord(uint64_t offset_bytes) const {
+    return *reinterpret_cast<SharedAtomic<uint64_t>*>(head_page_ + offset_bytes);
+  }
+  template <SharedWord T>
+  const SharedAtomic<T>& LedgerWord(uint64_t offset_bytes) const {
+    return *reinterpret_cast<const SharedAtomic<T>*>(ledger_page_ + offset_bytes);
+  }
 
   // [HEAD page, writable][records][records again][ledger page]
   AddressRange range_;
+  std::byte* head_page_;
   const std::byte* records_;
   const std::byte* ledger_page_;
   uint64_t capacity_;
-  uint64_t tail_;    // Released.
-  uint64_t next_;    // Next to return.
-  uint64_t offset_;  // next_ % capacity_.
-  uint64_t head_;    // As last seen and checked.
+  uint64_t tail_;                // Released.
+  uint64_t next_;                // Next to return.
+  uint64_t offset_;              // next_ % capacity_.
+  uint64_t head_;                // As last seen and checked; next_ when poisoned.
+  uint64_t poisoned_below_ = 0;  // Head as it was when the poison was found, for status().
   bool poisoned_ = false;
 };
 

@@ -39,12 +39,15 @@ bool MediatedRingWriter::RefreshTail() {
   const auto tail = head_section_.Word<uint64_t>(kTailOffset)
                         .LoadAcquire()
                         .AlignedBetween(tail_, head_, kRecordAlignBytes);
+  if (tail) tail_ = *tail;
+  high_water_bytes_ = std::max(high_water_bytes_, head_ - tail_);
   if (!tail) {
     tail_violations_ += 1;
     return false;
   }
-  tail_ = *tail;
-  high_water_bytes_ = std::max(high_water_bytes_, head_ - tail_);
+  // Now and not at the next Publish: a consumer that comes in between must not get records again
+  // that were counted as consumed.
+  ledger_page_.Word<uint64_t>(kLedgerTailAccepted).StoreRelease(tail_);
   index_.MoveTail(tail_, head_, stored_records_, [this](uint64_t position) {
     // Our own bytes: DATA is sealed, and everything from the last good tail on is intact (W2).
     uint64_t payload_bytes = 0;
@@ -61,19 +64,9 @@ void MediatedRingWriter::WantRoom(uint64_t room_bytes) {
   std::atomic_thread_fence(std::memory_order_seq_cst);
 }
 
-void MediatedRingWriter::MirrorLedger(const Ledger& ledger) {
-  ledger_page_.Word<uint64_t>(kLedgerStoredRecords).StoreRelaxed(ledger.stored_records);
-  ledger_page_.Word<uint64_t>(kLedgerStoredBytes).StoreRelaxed(ledger.stored_bytes);
-  ledger_page_.Word<uint64_t>(kLedgerRejectedRecords)
-      .StoreRelaxed(ledger.attempted_records - ledger.stored_records);
-  ledger_page_.Word<uint64_t>(kLedgerRejectedBytes)
-      .StoreRelaxed(ledger.attempted_bytes - ledger.stored_bytes);
-  ledger_page_.Word<uint64_t>(kLedgerTailAccepted).StoreRelaxed(tail_);
-}
-
 bool MediatedRingWriter::Wake(uint32_t waiting) {
   if ((waiting & kWaitingOnFutex) != 0) {
-    FutexWakeAll(head_section_.Word<uint64_t>(kHeadOffset).address());
+    FutexWakeAll(shared_.head->address());
   }
   return (waiting & kWaitingOnSocket) != 0;
 }

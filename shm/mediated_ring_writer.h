@@ -7,7 +7,7 @@
 //   W1  0 <= head - tail <= capacity; both only grow.
 //   W2  Bytes in [tail, head) are not written.
 //   W3  The shared head is only ever stored from the private one, after the records below it.
-//   W4  attempted = stored + rejected, by records and by bytes, after every call.
+//   W4  stored records = consumed + resident, whatever the consumer claims.
 //   W5  A tail that is behind the last good one, beyond head or not 8-aligned changes nothing: the
 //       last good one stays in force and the write that met it is refused (kIntegrity).
 //
@@ -124,13 +124,12 @@ class MediatedRingWriter {
   // Makes what was appended visible, mirrors `ledger` for readers, and wakes a consumer that sleeps
   // on the futex. Once per batch. Returns true when the consumer asked for a packet on its socket.
   bool Publish(const Ledger& ledger) {
-    head_section_.Word<uint64_t>(kHeadOffset).StoreRelease(head_);
+    shared_.head->StoreRelease(head_);
     MirrorLedger(ledger);
     // The consumer stores `waiting`, fences, then looks at head; we store head, fence, then look at
     // `waiting`: one of the two sees the other (Dekker).
     std::atomic_thread_fence(std::memory_order_seq_cst);
-    const uint32_t waiting =
-        head_section_.Word<uint32_t>(kWaitingOffset).LoadRelaxed().ForHintOnly();
+    const uint32_t waiting = shared_.waiting->LoadRelaxed().ForHintOnly();
     return waiting != 0 && Wake(waiting);
   }
 
@@ -154,11 +153,35 @@ class MediatedRingWriter {
         records_(std::move(records)),
         ledger_page_(std::move(ledger_page)),
         index_(layout.capacity_bytes()),
+        shared_(SharedWordsOf(head_section_, ledger_page_)),
         data_(records_.base()),
         capacity_(layout.capacity_bytes()) {}
 
+  // The words that are touched per publish, found once. They live as long as the mappings.
+  struct SharedWords {
+    SharedAtomic<uint64_t>* head;
+    SharedAtomic<uint32_t>* waiting;
+    SharedAtomic<uint64_t>* stored_records;
+    SharedAtomic<uint64_t>* stored_bytes;
+    SharedAtomic<uint64_t>* rejected_records;
+    SharedAtomic<uint64_t>* rejected_bytes;
+  };
+  static SharedWords SharedWordsOf(const Mapping& head_section, const Mapping& ledger_page) {
+    return {.head = &head_section.Word<uint64_t>(kHeadOffset),
+            .waiting = &head_section.Word<uint32_t>(kWaitingOffset),
+            .stored_records = &ledger_page.Word<uint64_t>(kLedgerStoredRecords),
+            .stored_bytes = &ledger_page.Word<uint64_t>(kLedgerStoredBytes),
+            .rejected_records = &ledger_page.Word<uint64_t>(kLedgerRejectedRecords),
+            .rejected_bytes = &ledger_page.Word<uint64_t>(kLedgerRejectedBytes)};
+  }
+
   AppendOutcome MakeRoom(uint64_t record_bytes);
-  void MirrorLedger(const Ledger& ledger);
+  void MirrorLedger(const Ledger& ledger) {
+    shared_.stored_records->StoreRelaxed(ledger.stored_records);
+    shared_.stored_bytes->StoreRelaxed(ledger.stored_bytes);
+    shared_.rejected_records->StoreRelaxed(ledger.attempted_records - ledger.stored_records);
+    shared_.rejected_bytes->StoreRelaxed(ledger.attempted_bytes - ledger.stored_bytes);
+  }
   bool Wake(uint32_t waiting);
 
   RingLayout layout_;
@@ -168,6 +191,7 @@ class MediatedRingWriter {
   Mapping records_;  // Twice in a row: a record that wraps is contiguous here.
   Mapping ledger_page_;
   RecordIndex index_;
+  SharedWords shared_;
   std::byte* data_;
   uint64_t capacity_;
   uint64_t head_ = 0;

@@ -1,16 +1,14 @@
 // Memfd -> SealedMemfd: memory that cannot shrink under anybody who maps it.
 //
-//     Memfd::Create(name) --SealSize(size)--> SealedMemfd --SealAgainstWriters()--> (broker's map
-//     only)
-//                                                 |
-//            a descriptor from elsewhere --Adopt--+--OpenGrant(kReadOnly | kReadWrite)--> UniqueFd
+//     Memfd::Create(name) --SealSize(size)--> SealedMemfd --SealAgainstWriters()--> read-only
+//                                                 |           but for mappings that exist
+//            a descriptor from elsewhere --Adopt--+--OpenGrant(mode)--> UniqueFd
 //
 // What the kernel enforces, and what not (all measured on Linux 6.18):
 //   M1  F_SEAL_SHRINK | F_SEAL_GROW: nobody can resize, so no load of ours ends in SIGBUS. Holds
 //       against root. (Linux 3.17)
 //   M2  F_SEAL_FUTURE_WRITE: mappings that exist keep writing; new writable ones, write() and
-//   punched
-//       holes are refused to everybody, the broker included. Holds against root. (Linux 5.1)
+//       punched holes are refused to everybody, broker and root included. (Linux 5.1)
 //   M3  An O_RDONLY descriptor alone is no right: /proc/self/fd/N reopens it read-write. Mode 0600
 //       stops other uids without CAP_DAC_OVERRIDE; only M2 stops the same uid and root.
 //   M4  The description that memfd_create returned is invisible to leases and inotify, so it is

@@ -6,12 +6,10 @@
 // Appending costs one compare per record and one store per chunk.
 //
 //   X1  entry[c] is the first record start at or after the beginning of chunk c, in the lap that
-//   wrote
-//       it. An entry from an earlier lap has a position before that beginning.
+//       wrote it. An entry from an earlier lap has a position before that beginning.
 //   X2  next_start_ is a record start (or head), tail <= next_start_, and records_before_ come
-//   before
-//       it. Everything from the tail on is intact in the ring, so walking from next_start_ is safe
-//       whatever the consumer claims.
+//       before it. Everything from the tail on is intact in the ring, so walking from
+//       next_start_ is safe whatever the consumer claims.
 //
 // Private to the ring's writer; nothing here is in shared memory.
 #pragma once

@@ -1,4 +1,4 @@
-// The mediated ring's layout: where its words are, how long its records are, and which sizes can
+// The mediated ring's layout: where its words are, how long its records are, and which sizes may
 // be.
 //
 //   HEAD section, one page; the consumer may write it, so the broker believes none of it
@@ -7,7 +7,6 @@
 //     | head   | tail   |         | waiting | ... |      u64 head    broker: bytes ever appended
 //     +--------+--------+---------+---------------+      u64 tail    consumer: bytes ever released
 //                                                        u32 waiting consumer: how to wake it
-//                                                        (WaitingBits)
 //   DATA section, sealed: the broker writes, nobody else can
 //     0                                        capacity            capacity + page
 //     +--------+--------+-----+--------+--------+------------------+
@@ -55,7 +54,8 @@ inline constexpr uint32_t kWaitingOnFutex = 1;   // FUTEX_WAKE on the low half o
 inline constexpr uint32_t kWaitingOnSocket = 2;  // An Event{readable} on the attach socket.
 
 // Offsets in the ledger page, which starts at `capacity` in the DATA section. All written by the
-// broker: the counters once per publish, want_room when a writer starts or stops waiting.
+// broker: the counters once per publish, tail_accepted when it looks at the tail, want_room when a
+// writer starts or stops waiting.
 inline constexpr uint64_t kLedgerStoredRecords = 0;
 inline constexpr uint64_t kLedgerStoredBytes = 8;
 inline constexpr uint64_t kLedgerRejectedRecords = 16;

@@ -1,18 +1,17 @@
 // The signal page: what the broker tells each endpoint of a buffer, in memory.
 //
-//   0             128            256                 one line per endpoint, on a page of its own
-//   +-------------+--------------+------------+      broker: writes through a mapping made before
-//   the | ep0's line  | ep1's line   |   zeros    |      page was sealed; endpoints: read only,
-//   sealed
-//   +-------------+--------------+------------+
-//   line := u32 signals @0 | u32 changes @4 | u32 close_kind @8 | u32 close_code @12 | u64
-//   generation @16
+//   0             128            256           4096
+//   +-------------+--------------+-------------+     broker: writes, through a mapping older than
+//   | ep0's line  | ep1's line   |    zeros    |             the page's seal
+//   +-------------+--------------+-------------+     endpoints: read only, sealed
+//
+//   line := u32 signals @0 | u32 changes @4 | u32 close_kind @8 | u32 close_code @12
+//           | u64 generation @16
 //
 //   G1  `signals` has Zircon's values; kPeerClosed is never cleared.
 //   G2  close_kind and close_code are stored before kPeerClosed and never change afterwards.
 //   G3  `changes` goes up with each change of `signals`, so it is the word to wait on: a signal
-//   that is
-//       set and cleared again still wakes its waiters.
+//       that is set and cleared again still wakes its waiters.
 //
 // The writer belongs to the loop thread; readers may be anywhere.
 #pragma once
