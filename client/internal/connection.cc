@@ -1,0 +1,269 @@
+#include "client/internal/connection.h"
+
+#include <poll.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <chrono>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "client/error.h"
+#include "client/internal/attach_wire.h"
+#include "google/protobuf/arena.h"
+#include "shm/result.h"
+
+namespace iob {
+namespace {
+
+using shm::ReceiveOutcome;
+
+// Per Pump; a broker that sends without end does not keep its client from its own work.
+constexpr int kPacketsPerPump = 256;
+// A packet of the usual size is parsed in here, without the heap.
+constexpr size_t kArenaBytes = 4096;
+
+google::protobuf::ArenaOptions ArenaIn(std::span<char> block) {
+  google::protobuf::ArenaOptions options;
+  options.initial_block = block.data();
+  options.initial_block_size = block.size();
+  return options;
+}
+
+CloseReason ToCloseReason(const v1::CloseReason& reason) {
+  const int kind = static_cast<int>(reason.kind());
+  const bool known =
+      kind >= static_cast<int>(CloseKind::kClosed) && kind <= static_cast<int>(CloseKind::kDied);
+  return {.kind = known ? static_cast<CloseKind>(kind) : CloseKind::kDied, .code = reason.code()};
+}
+
+}  // namespace
+
+struct Connection::Scratch {
+  std::vector<std::byte> packet = std::vector<std::byte>(shm::kPacketBytesMax);
+  std::array<char, kArenaBytes> block;
+  google::protobuf::Arena arena{ArenaIn(block)};
+  const v1::BrokerPacket* parsed = nullptr;  // In the arena.
+  std::vector<BatchLoss> losses;
+};
+
+Connection::Connection(shm::FdChannel channel, shm::SignalLine signal)
+    : channel_(std::move(channel)),
+      signal_(std::move(signal)),
+      scratch_(std::make_unique<Scratch>()) {
+  events_.reserve(kRegionsMax + 2);
+}
+
+Connection::~Connection() { Close(); }
+
+void Connection::Pump() {
+  SendOwedRoomMade();
+  for (int i = 0; i < kPacketsPerPump && status_.ok(); ++i) {
+    absl::StatusOr<shm::Received> received = channel_.Receive(scratch_->packet, 0);
+    if (!received.ok()) return Fail(DisconnectedError(std::string(received.status().message())));
+    switch (received->outcome) {
+      case ReceiveOutcome::kNothing:
+        return;
+      case ReceiveOutcome::kPacket:
+        Dispatch(std::span(scratch_->packet).first(received->size_bytes));
+        break;
+      case ReceiveOutcome::kClosed:
+        return Fail(DisconnectedError("the broker closed the connection"));
+      case ReceiveOutcome::kEmpty:
+        return Fail(ProtocolError("an empty packet"));
+      case ReceiveOutcome::kTooLong:
+        return Fail(ProtocolError("a packet over 65536 bytes"));
+      case ReceiveOutcome::kFdsDropped:
+        return Fail(ProtocolError("descriptors where none belong"));
+    }
+  }
+}
+
+absl::Status Connection::AwaitSocket(short events, Deadline deadline) {
+  while (true) {
+    const auto left =
+        std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+    const auto left_ms = std::clamp<int64_t>(left.count(), 0, 1'000'000'000);
+    pollfd poller = {.fd = channel_.fd(), .events = events, .revents = 0};
+    const int ready = ::poll(&poller, 1, static_cast<int>(left_ms));
+    if (ready > 0) return absl::OkStatus();
+    if (ready < 0 && errno != EINTR) return shm::ErrnoStatus(errno, "poll of the attach socket");
+    if (ready == 0 && left_ms == 0) {
+      return WithReason(absl::DeadlineExceededError("the broker did not answer in time"),
+                        "DEADLINE");
+    }
+  }
+}
+
+absl::Status Connection::PumpBy(Deadline deadline) {
+  if (!status_.ok()) return status_;
+  IOB_RETURN_IF_ERROR(AwaitSocket(POLLIN, deadline));
+  Pump();
+  return status_;
+}
+
+absl::Status Connection::SendBatch(std::span<const std::byte> packet,
+                                   std::shared_ptr<ResultSink> sink, Deadline deadline) {
+  Pump();
+  while (status_.ok()) {
+    if (sinks_count_ == kWindow) {
+      IOB_RETURN_IF_ERROR(PumpBy(deadline));
+      continue;
+    }
+    const absl::Status sent = channel_.Send(packet);
+    if (sent.ok()) {
+      sinks_[(sinks_first_ + sinks_count_) % kWindow] = std::move(sink);
+      sinks_count_ += 1;
+      return sent;
+    }
+    if (!absl::IsUnavailable(sent)) {
+      // The broker's reason, if it left one, is among what it sent last.
+      Pump();
+      if (status_.ok()) Fail(DisconnectedError(std::string(sent.message())));
+      break;
+    }
+    // Also for input: the broker may need its answers read before it takes more.
+    IOB_RETURN_IF_ERROR(AwaitSocket(POLLIN | POLLOUT, deadline));
+    Pump();
+  }
+  return status_;
+}
+
+void Connection::SendRoomMade(uint32_t region_index) {
+  room_made_owed_ |= uint64_t{1} << region_index;
+  SendOwedRoomMade();
+}
+
+void Connection::SendOwedRoomMade() {
+  while (room_made_owed_ != 0 && status_.ok()) {
+    const auto region_index = static_cast<uint32_t>(std::countr_zero(room_made_owed_));
+    v1::ClientPacket packet;
+    packet.mutable_room_made()->set_region_index(region_index);
+    // A full socket keeps the debt; a broken one is found by the next receive.
+    if (!channel_.Send(AsBytes(Encode(packet))).ok()) return;
+    room_made_owed_ &= room_made_owed_ - 1;
+  }
+}
+
+void Connection::Dispatch(std::span<const std::byte> packet) {
+  scratch_->arena.Reset();
+  auto* const parsed = google::protobuf::Arena::CreateMessage<v1::BrokerPacket>(&scratch_->arena);
+  if (!parsed->ParseFromArray(packet.data(), static_cast<int>(packet.size()))) {
+    return Fail(ProtocolError("a packet that cannot be parsed"));
+  }
+  scratch_->parsed = parsed;
+  switch (parsed->packet_case()) {
+    case v1::BrokerPacket::kWriteResult:
+      return AcknowledgeOldest();
+    case v1::BrokerPacket::kEvent:
+      return QueueEvent();
+    case v1::BrokerPacket::kError:
+      return Fail(ToStatus(parsed->error()));
+    case v1::BrokerPacket::kGrants:
+      return Fail(ProtocolError("a second set of grants"));
+    case v1::BrokerPacket::PACKET_NOT_SET:
+      // From a newer broker: not for us, and it expects no answer.
+      return;
+  }
+}
+
+void Connection::AcknowledgeOldest() {
+  if (sinks_count_ == 0) return Fail(ProtocolError("a write result that nobody waits for"));
+  const v1::WriteResult& result = scratch_->parsed->write_result();
+  scratch_->losses.clear();
+  for (const v1::RecordLoss& loss : result.lost()) {
+    const int cause = static_cast<int>(loss.cause());
+    if (cause < static_cast<int>(LossCause::kFull) ||
+        cause > static_cast<int>(LossCause::kTooLarge)) {
+      return Fail(ProtocolError(absl::StrCat("loss cause ", cause)));
+    }
+    scratch_->losses.push_back({.first_index = loss.first_index(),
+                                .count = loss.count(),
+                                .cause = static_cast<LossCause>(cause)});
+  }
+  const std::shared_ptr<ResultSink> sink = std::exchange(sinks_[sinks_first_], nullptr);
+  sinks_first_ = (sinks_first_ + 1) % kWindow;
+  sinks_count_ -= 1;
+  const absl::Status fits = sink->Acknowledge(result.stored(), scratch_->losses);
+  if (!fits.ok()) Fail(fits);
+}
+
+void Connection::QueueEvent() {
+  const v1::Event& event = scratch_->parsed->event();
+  switch (event.event_case()) {
+    case v1::Event::kPeerClosed:
+      if (std::exchange(peer_closed_told_, true)) return;
+      events_.push_back({.kind = Event::Kind::kPeerClosed,
+                         .reason = ToCloseReason(event.peer_closed().reason())});
+      return;
+    case v1::Event::kRevoked:
+      if (std::exchange(revoked_, true)) return;
+      events_.push_back({.kind = Event::Kind::kRevoked, .reason = {}});
+      return;
+    case v1::Event::kReadable: {
+      const uint32_t region_index = event.readable().region_index();
+      if (region_index >= kRegionsMax) {
+        return Fail(ProtocolError(absl::StrCat("an event of region ", region_index)));
+      }
+      DropReadable(region_index);
+      events_.push_back(
+          {.kind = Event::Kind::kReadable, .reason = {}, .region_index = region_index});
+      return;
+    }
+    case v1::Event::EVENT_NOT_SET:
+      return;
+  }
+}
+
+std::optional<Event> Connection::TakeEvent() {
+  if (!events_.empty()) {
+    const Event event = events_.front();
+    events_.erase(events_.begin());
+    return event;
+  }
+  // The packet may be late, or lost with the connection; memory is not.
+  if (!peer_closed_told_ && peer_closed()) {
+    peer_closed_told_ = true;
+    return Event{.kind = Event::Kind::kPeerClosed, .reason = close_reason()};
+  }
+  return std::nullopt;
+}
+
+void Connection::DropReadable(uint32_t region_index) {
+  std::erase_if(events_, [region_index](const Event& event) {
+    return event.kind == Event::Kind::kReadable && event.region_index == region_index;
+  });
+}
+
+void Connection::Fail(absl::Status status) {
+  if (!status_.ok()) return;
+  // After a revocation the end of the stream is its consequence, not news.
+  if (revoked_ && absl::IsUnavailable(status)) {
+    status = WithReason(absl::FailedPreconditionError("the buffer was deleted by force"),
+                        kReasonRevoked);
+  }
+  status_ = std::move(status);
+  for (std::shared_ptr<ResultSink>& sink : sinks_) sink.reset();
+  sinks_count_ = 0;
+}
+
+void Connection::Close() {
+  if (!channel_.valid()) return;
+  // Unread packets at close would reset the connection and overtake the goodbye.
+  Pump();
+  if (status_.ok()) {
+    v1::ClientPacket packet;
+    packet.mutable_detach();
+    // Best effort: without it the broker finds out by the end of the stream.
+    channel_.Send(AsBytes(Encode(packet))).IgnoreError();
+  }
+  Fail(WithReason(absl::FailedPreconditionError("the endpoint is closed"), kReasonDetached));
+  channel_.Close();
+  peer_closed_at_close_ = peer_closed();
+  reason_at_close_ = close_reason();
+  signal_.reset();
+}
+
+}  // namespace iob

@@ -1,0 +1,191 @@
+#include "client/internal/grants.h"
+
+#include <fcntl.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "client/error.h"
+#include "client/internal/attach_wire.h"
+#include "iob/v1/attach.pb.h"
+#include "shm/mapping.h"
+#include "shm/result.h"
+#include "shm/ring_layout.h"
+
+namespace iob {
+namespace {
+
+// Hands out each received descriptor once (V1).
+class FdTable {
+ public:
+  explicit FdTable(std::vector<shm::UniqueFd> fds) : fds_(std::move(fds)), left_(fds_.size()) {}
+
+  size_t left() const { return left_; }
+
+  absl::StatusOr<shm::UniqueFd> Take(uint32_t claimed_index) {
+    if (claimed_index >= fds_.size()) {
+      return ProtocolError(absl::StrCat("fd_index ", claimed_index, " with ", fds_.size(),
+                                        " descriptors in the packet"));
+    }
+    if (!fds_[claimed_index].valid()) {
+      return ProtocolError(absl::StrCat("fd_index ", claimed_index, " is used twice"));
+    }
+    left_ -= 1;
+    return std::move(fds_[claimed_index]);
+  }
+
+ private:
+  std::vector<shm::UniqueFd> fds_;
+  size_t left_;
+};
+
+// V2, V3.
+absl::StatusOr<Section> AdoptSection(const v1::SectionGrant& claimed, bool writers_sealed,
+                                     FdTable* fds, const std::string& what) {
+  IOB_ASSIGN_OR_RETURN(shm::UniqueFd fd, fds->Take(claimed.fd_index()));
+  const int flags = ::fcntl(fd.get(), F_GETFL);
+  if (flags < 0) return shm::ErrnoStatus(errno, "F_GETFL of a received descriptor");
+  if (((flags & O_ACCMODE) == O_RDWR) != claimed.writable()) {
+    return ProtocolError(absl::StrCat(what, ": the descriptor's access mode is not the one said"));
+  }
+  absl::StatusOr<shm::SealedMemfd> memfd =
+      shm::SealedMemfd::Adopt(std::move(fd), claimed.size_bytes(), writers_sealed);
+  if (!memfd.ok()) {
+    return WithReason(absl::DataLossError(absl::StrCat(what, ": ", memfd.status().message())),
+                      "INTEGRITY");
+  }
+  return Section{.memfd = std::move(*memfd), .writable = claimed.writable()};
+}
+
+template <typename Enum>
+bool InRange(int value, Enum low, Enum high) {
+  return value >= static_cast<int>(low) && value <= static_cast<int>(high);
+}
+
+absl::StatusOr<GrantedRegion> ParseRegion(const v1::RegionGrant& claimed, uint32_t position) {
+  const auto wrong = [position](const std::string& what) {
+    return ProtocolError(absl::StrCat("region ", position, ": ", what));
+  };
+  if (claimed.index() != position) return wrong(absl::StrCat("it says index ", claimed.index()));
+  if (!InRange(claimed.type(), RegionType::kPrivate, RegionType::kShared)) return wrong("its type");
+  if (!InRange(claimed.discipline(), Discipline::kNone, Discipline::kSlot)) {
+    return wrong("its discipline");
+  }
+  if (!InRange(claimed.enforcement(), Enforcement::kUnspecified, Enforcement::kMediated)) {
+    return wrong("its enforcement");
+  }
+  if (claimed.size_bytes() == 0 || claimed.size_bytes() % shm::PageBytes() != 0) {
+    return wrong(absl::StrCat("its size of ", claimed.size_bytes(), " bytes is not whole pages"));
+  }
+  const AccessBits access(claimed.access_bits());
+  if (!access.valid()) return wrong(absl::StrCat("access bits ", access.bits()));
+  return GrantedRegion{.index = position,
+                       .type = static_cast<RegionType>(claimed.type()),
+                       .discipline = static_cast<Discipline>(claimed.discipline()),
+                       .size_bytes = claimed.size_bytes(),
+                       .access = access,
+                       .enforcement = static_cast<Enforcement>(claimed.enforcement()),
+                       .tag = claimed.tag(),
+                       .koid = claimed.koid(),
+                       .head = std::nullopt,
+                       .data = std::nullopt};
+}
+
+// V4 for one mediated ring: both sections or none, of the sizes that the region's size makes them.
+absl::Status CheckRing(const GrantedRegion& region) {
+  const std::string what = absl::StrCat("region ", region.index, ": ");
+  const absl::StatusOr<shm::RingLayout> layout = shm::RingLayout::ForRegion(region.size_bytes);
+  if (!layout.ok()) return ProtocolError(absl::StrCat(what, layout.status().message()));
+  if (region.head.has_value() != region.data.has_value()) {
+    return ProtocolError(absl::StrCat(what, "half a ring"));
+  }
+  if (!region.head) return absl::OkStatus();
+  if (region.head->memfd.size_bytes() != layout->head_section_bytes() ||
+      region.data->memfd.size_bytes() != layout->data_section_bytes()) {
+    return ProtocolError(absl::StrCat(what, "sections of ", region.head->memfd.size_bytes(),
+                                      " and ", region.data->memfd.size_bytes(),
+                                      " bytes do not make a ring of ", region.size_bytes));
+  }
+  if (region.data->writable) return ProtocolError(absl::StrCat(what, "writable ring data"));
+  return absl::OkStatus();
+}
+
+absl::Status AdoptSections(const v1::RegionGrant& claimed, FdTable* fds, GrantedRegion* region) {
+  const std::string what = absl::StrCat("region ", region->index);
+  const bool ring = region->discipline == Discipline::kMediatedRing;
+  const RegionRights rights = region->access.For(EndpointId::kEp0);
+  if (claimed.sections_size() != 0 && !rights.may_map()) {
+    return ProtocolError(absl::StrCat(what, ": descriptors without a map right"));
+  }
+  for (const v1::SectionGrant& section : claimed.sections()) {
+    const bool data = section.kind() == v1::SECTION_KIND_DATA;
+    const bool head = ring && section.kind() == v1::SECTION_KIND_HEAD;
+    std::optional<Section>& target = data ? region->data : region->head;
+    if ((!data && !head) || target) {
+      return ProtocolError(absl::StrCat(what, ": section kind ", static_cast<int>(section.kind()),
+                                        " is not one of its discipline, or comes twice"));
+    }
+    if (section.writable() && !rights.map_write()) {
+      return ProtocolError(absl::StrCat(what, ": a writable section without map-write"));
+    }
+    IOB_ASSIGN_OR_RETURN(target, AdoptSection(section, /*writers_sealed=*/ring && data, fds, what));
+  }
+  if (ring) return CheckRing(*region);
+  if (region->data && region->discipline == Discipline::kNone &&
+      region->data->memfd.size_bytes() != region->size_bytes) {
+    return ProtocolError(absl::StrCat(what, ": a section of ", region->data->memfd.size_bytes(),
+                                      " bytes for a region of ", region->size_bytes));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<shm::SealedMemfd> AdoptSignal(const v1::GrantSet& claimed, FdTable* fds) {
+  if (!claimed.has_signal() || claimed.signal().kind() != v1::SECTION_KIND_SIGNAL ||
+      claimed.signal().size_bytes() != shm::PageBytes() || claimed.signal().writable()) {
+    return ProtocolError("no signal page, or not one read-only page");
+  }
+  IOB_ASSIGN_OR_RETURN(Section section, AdoptSection(claimed.signal(), /*writers_sealed=*/true, fds,
+                                                     "the signal page"));
+  return std::move(section.memfd);
+}
+
+}  // namespace
+
+absl::StatusOr<Grants> VerifyGrants(const v1::GrantSet& claimed, std::vector<shm::UniqueFd> fds,
+                                    EndpointId expected_endpoint) {
+  FdTable table(std::move(fds));
+  const int endpoint =
+      expected_endpoint == EndpointId::kEp0 ? v1::ENDPOINT_ID_EP0 : v1::ENDPOINT_ID_EP1;
+  if (claimed.endpoint() != endpoint) {
+    return ProtocolError(absl::StrCat("the ticket leads to endpoint id ",
+                                      static_cast<int>(claimed.endpoint()), ", not to ",
+                                      ToString(expected_endpoint)));
+  }
+  const auto region_count = static_cast<size_t>(claimed.regions_size());
+  if (region_count == 0 || region_count > kRegionsMax) {
+    return ProtocolError(absl::StrCat(region_count, " regions, 1 to ", kRegionsMax, " can be"));
+  }
+  std::vector<GrantedRegion> regions;
+  regions.reserve(region_count);
+  for (const v1::RegionGrant& claimed_region : claimed.regions()) {
+    IOB_ASSIGN_OR_RETURN(GrantedRegion region,
+                         ParseRegion(claimed_region, static_cast<uint32_t>(regions.size())));
+    IOB_RETURN_IF_ERROR(AdoptSections(claimed_region, &table, &region));
+    regions.push_back(std::move(region));
+  }
+  IOB_ASSIGN_OR_RETURN(shm::SealedMemfd signal, AdoptSignal(claimed, &table));
+  if (table.left() != 0) {
+    return ProtocolError(absl::StrCat(table.left(), " descriptors that no section names"));
+  }
+  return Grants{.buffer_koid = claimed.buffer_koid(),
+                .name = claimed.name(),
+                .endpoint = expected_endpoint,
+                .endpoint_koid = claimed.endpoint_koid(),
+                .peer_koid = claimed.peer_koid(),
+                .regions = std::move(regions),
+                .signal = std::move(signal),
+                .signal_offset_bytes = claimed.signal_offset_bytes()};
+}
+
+}  // namespace iob

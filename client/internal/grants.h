@@ -1,0 +1,67 @@
+// Grants: what the broker's answer to a ticket says, believed only after the kernel confirmed it.
+//
+// A broker that lies could make its client fault, read a stranger's memory or trust bytes that
+// somebody else can change. So nothing of a GrantSet is used before all of it was checked:
+//
+//   V1  Each descriptor is named by exactly one section; none is missing, none is left over.
+//   V2  Each is a memfd that cannot be resized, of the announced size and access mode.
+//   V3  What the consumer reads in place (records of a mediated ring, signal page) is sealed
+//   against
+//       every future writer.
+//   V4  Regions are 1 to 64, in order, of whole pages, with the sections of their discipline, and
+//       sections only where a map right is.
+//
+// Internal to the library. Values: thread-compatible.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "client/types.h"
+#include "shm/memfd.h"
+#include "shm/unique_fd.h"
+
+namespace iob::v1 {
+class GrantSet;
+}  // namespace iob::v1
+
+namespace iob {
+
+struct Section {
+  shm::SealedMemfd memfd;
+  bool writable = false;
+};
+
+struct GrantedRegion {
+  uint32_t index = 0;
+  RegionType type = RegionType::kPrivate;
+  Discipline discipline = Discipline::kNone;
+  uint64_t size_bytes = 0;
+  AccessBits access;  // This endpoint's own bits in the low four.
+  Enforcement enforcement = Enforcement::kUnspecified;
+  uint64_t tag = 0;
+  uint64_t koid = 0;
+  std::optional<Section> head;
+  std::optional<Section> data;
+};
+
+struct Grants {
+  uint64_t buffer_koid = 0;
+  std::string name;
+  EndpointId endpoint = EndpointId::kEp0;
+  uint64_t endpoint_koid = 0;
+  uint64_t peer_koid = 0;
+  std::vector<GrantedRegion> regions;
+  shm::SealedMemfd signal;
+  uint32_t signal_offset_bytes = 0;
+};
+
+// DATA_LOSS, reason PROTOCOL for an answer that contradicts itself, INTEGRITY for memory that is
+// not what was announced. All descriptors are closed on failure.
+absl::StatusOr<Grants> VerifyGrants(const v1::GrantSet& claimed, std::vector<shm::UniqueFd> fds,
+                                    EndpointId expected_endpoint);
+
+}  // namespace iob

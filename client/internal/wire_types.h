@@ -1,0 +1,28 @@
+// Native structs from and to the messages of iob.v1.
+//
+// Replies come from the daemon, which is trusted with its own figures; values that this version
+// does not know are kept in range, so that a newer daemon cannot confuse an older client.
+//
+// Internal to the library; includes generated code, so only .cc files include it. Thread-safe: pure
+// functions.
+#pragma once
+
+#include "absl/status/statusor.h"
+#include "client/types.h"
+#include "iob/v1/broker.pb.h"
+#include "iob/v1/types.pb.h"
+
+namespace iob {
+
+v1::EndpointId ToWire(EndpointId endpoint);
+void ToWire(const RegionSpec& spec, v1::RegionSpec* ret_spec);
+
+BufferInfo FromWire(const v1::BufferInfo& info);
+RingStats FromWire(const v1::RingStats& stats);
+Limits FromWire(const v1::GetLimitsResponse& limits);
+
+// INTERNAL unless it is 16 bytes: then the daemon is not one of ours.
+absl::StatusOr<Handle> HandleFromWire(const std::string& bytes);
+absl::StatusOr<Ticket> FromWire(const v1::Ticket& ticket);
+
+}  // namespace iob

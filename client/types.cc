@@ -1,0 +1,134 @@
+#include "client/types.h"
+
+#include <algorithm>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+
+namespace iob {
+
+Deadline After(std::chrono::nanoseconds timeout) {
+  const Deadline now = std::chrono::steady_clock::now();
+  if (timeout > Deadline::max() - now) return Deadline::max();
+  return now + timeout;
+}
+
+std::string ToString(EndpointId endpoint) { return endpoint == EndpointId::kEp0 ? "ep0" : "ep1"; }
+
+std::string ToString(RegionType type) {
+  return type == RegionType::kPrivate ? "private" : "shared";
+}
+
+std::string ToString(Discipline discipline) {
+  switch (discipline) {
+    case Discipline::kNone:
+      return "none";
+    case Discipline::kIdAllocator:
+      return "id-allocator";
+    case Discipline::kMediatedRing:
+      return "mediated-ring";
+    case Discipline::kReserveRing:
+      return "reserve-ring";
+    case Discipline::kBroadcast:
+      return "broadcast";
+    case Discipline::kSlot:
+      return "slot";
+  }
+  return "unknown";
+}
+
+std::string ToString(Enforcement enforcement) {
+  switch (enforcement) {
+    case Enforcement::kUnspecified:
+      return "none";
+    case Enforcement::kAdvisory:
+      return "advisory";
+    case Enforcement::kDac:
+      return "dac";
+    case Enforcement::kSealed:
+      return "sealed";
+    case Enforcement::kMediated:
+      return "mediated";
+  }
+  return "unknown";
+}
+
+std::string ToString(LossCause cause) {
+  switch (cause) {
+    case LossCause::kFull:
+      return "full";
+    case LossCause::kBudget:
+      return "budget";
+    case LossCause::kPolicy:
+      return "policy";
+    case LossCause::kIntegrity:
+      return "integrity";
+    case LossCause::kClosed:
+      return "closed";
+    case LossCause::kDeadline:
+      return "deadline";
+    case LossCause::kTooLarge:
+      return "too-large";
+  }
+  return "unknown";
+}
+
+std::string ToString(const CloseReason& reason) {
+  switch (reason.kind) {
+    case CloseKind::kOpen:
+      return "open";
+    case CloseKind::kClosed:
+      return "closed";
+    case CloseKind::kExited:
+      return absl::StrCat("exited(", reason.code, ")");
+    case CloseKind::kKilled:
+      return absl::StrCat("killed(", reason.code, ")");
+    case CloseKind::kRevoked:
+      return "revoked";
+    case CloseKind::kExpired:
+      return "expired";
+    case CloseKind::kDied:
+      return "died";
+  }
+  return "unknown";
+}
+
+RegionSpec MediatedRingSpec(uint64_t size_bytes) {
+  return {.type = RegionType::kPrivate,
+          .discipline = Discipline::kMediatedRing,
+          .size_bytes = size_bytes,
+          .access = AccessBits(RegionRights::kMapRead | RegionRights::kMapWrite |
+                               RegionRights::kMediatedWrite << 4)};
+}
+
+std::ostream& operator<<(std::ostream& stream, const Handle&) {
+  return stream << "handle:<redacted>";
+}
+
+absl::StatusOr<Ticket> Ticket::FromHex(const std::string& hex, EndpointId endpoint,
+                                       std::string socket_path) {
+  const bool digits =
+      std::all_of(hex.begin(), hex.end(), [](unsigned char c) { return absl::ascii_isxdigit(c); });
+  // The text is not repeated in the message: most of it may be the secret.
+  if (hex.size() != 2 * kSecretBytes || !digits) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a ticket is ", 2 * kSecretBytes, " hexadecimal digits, not ", hex.size(), " characters"));
+  }
+  const std::string bytes = absl::HexStringToBytes(hex);
+  Secret secret;
+  std::transform(bytes.begin(), bytes.end(), secret.begin(),
+                 [](char c) { return static_cast<std::byte>(c); });
+  return Ticket(secret, endpoint, std::move(socket_path), std::chrono::milliseconds(0));
+}
+
+std::string Ticket::ToHex() const {
+  return absl::BytesToHexString(
+      absl::string_view(reinterpret_cast<const char*>(secret_.data()), secret_.size()));
+}
+
+std::ostream& operator<<(std::ostream& stream, const Ticket&) {
+  return stream << "ticket:<redacted>";
+}
+
+}  // namespace iob

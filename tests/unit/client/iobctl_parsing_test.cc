@@ -1,0 +1,235 @@
+// What people type and read: sizes, times, regions, records, and text that cannot harm a terminal.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "client/iobctl/json.h"
+#include "client/iobctl/record_format.h"
+#include "client/iobctl/record_splitter.h"
+#include "client/iobctl/region_spec.h"
+#include "client/iobctl/text.h"
+#include "client/iobctl/units.h"
+#include "tests/support/shm_ring.h"
+#include "tests/support/status_matchers.h"
+
+namespace iob::ctl {
+namespace {
+
+using test::IsOk;
+using test::StatusIs;
+using ::testing::ElementsAre;
+using namespace std::chrono_literals;
+
+constexpr absl::StatusCode kInvalid = absl::StatusCode::kInvalidArgument;
+
+TEST(Units, ReadsSizes) {
+  EXPECT_EQ(ParseBytes("0").value(), 0u);
+  EXPECT_EQ(ParseBytes("4096").value(), 4096u);
+  EXPECT_EQ(ParseBytes("64KiB").value(), 65536u);
+  EXPECT_EQ(ParseBytes("64k").value(), 65536u);
+  EXPECT_EQ(ParseBytes("1KB").value(), 1000u);
+  EXPECT_EQ(ParseBytes("4MiB").value(), uint64_t{4} << 20);
+  EXPECT_EQ(ParseBytes("2GiB").value(), uint64_t{2} << 30);
+  EXPECT_EQ(ParseBytes("18446744073709551615").value(), UINT64_MAX);
+}
+
+TEST(Units, RefusesWhatIsNoSize) {
+  for (const char* text : {"", "x", "MiB", "-1", "+1", " 1", "1 MiB", "1.5MiB", "1MiBs", "0x10"}) {
+    EXPECT_THAT(ParseBytes(text), StatusIs(kInvalid)) << text;
+  }
+  EXPECT_THAT(ParseBytes("18446744073709551616"), StatusIs(kInvalid, "too large"));
+  EXPECT_THAT(ParseBytes("17179869184GiB"), StatusIs(kInvalid, "too large"));
+}
+
+TEST(Units, ReadsTimes) {
+  EXPECT_EQ(ParseDuration("250ms").value(), 250ms);
+  EXPECT_EQ(ParseDuration("5s").value(), 5s);
+  EXPECT_EQ(ParseDuration("5").value(), 5s);
+  EXPECT_EQ(ParseDuration("2m").value(), 2min);
+  EXPECT_EQ(ParseDuration("0").value(), 0ms);
+  EXPECT_THAT(ParseDuration("25h"), StatusIs(kInvalid));
+  EXPECT_THAT(ParseDuration("1441m"), StatusIs(kInvalid, "day"));
+}
+
+TEST(Units, WritesForPeople) {
+  EXPECT_EQ(FormatBytes(0), "0 B");
+  EXPECT_EQ(FormatBytes(1023), "1023 B");
+  EXPECT_EQ(FormatBytes(1024), "1.0 KiB");
+  EXPECT_EQ(FormatBytes(1048575), "1.0 MiB");
+  EXPECT_EQ(FormatBytes(UINT64_MAX), "16.0 EiB");
+  EXPECT_EQ(FormatCount(0), "0");
+  EXPECT_EQ(FormatCount(999), "999");
+  EXPECT_EQ(FormatCount(1000), "1,000");
+  EXPECT_EQ(FormatCount(1234567), "1,234,567");
+  EXPECT_EQ(FormatDuration(420us), "420 us");
+  EXPECT_EQ(FormatDuration(125s), "2m 05s");
+}
+
+TEST(RegionSpecs, RingHasADefault) {
+  ASSERT_OK_AND_ASSIGN(const RegionSpec spec, ParseRegion("ring:1MiB"));
+  EXPECT_EQ(spec.discipline, Discipline::kMediatedRing);
+  EXPECT_EQ(spec.type, RegionType::kPrivate);
+  EXPECT_EQ(spec.size_bytes, uint64_t{1} << 20);
+  EXPECT_EQ(spec.access.bits(), 0x83u);
+  EXPECT_EQ(spec.tag, 0u);
+  EXPECT_EQ(spec.required_enforcement, Enforcement::kUnspecified);
+}
+
+TEST(RegionSpecs, OptionsChangeIt) {
+  ASSERT_OK_AND_ASSIGN(const RegionSpec spec,
+                       ParseRegion("none:64KiB:ep0=rw,ep1=rR,tag=77,require=dac"));
+  EXPECT_EQ(spec.discipline, Discipline::kNone);
+  EXPECT_EQ(spec.access.bits(), 0x53u);
+  EXPECT_EQ(spec.tag, 77u);
+  EXPECT_EQ(spec.required_enforcement, Enforcement::kDac);
+  EXPECT_EQ(ParseRegion("none:4096:ep1=-")->access.bits(), 0x03u);
+}
+
+TEST(RegionSpecs, QuoteWhatIsWrong) {
+  EXPECT_THAT(ParseRegion(""), StatusIs(kInvalid));
+  EXPECT_THAT(ParseRegion("ring"), StatusIs(kInvalid, "'ring'"));
+  EXPECT_THAT(ParseRegion("slot:4096"), StatusIs(kInvalid, "'slot'"));
+  EXPECT_THAT(ParseRegion("ring:x"), StatusIs(kInvalid, "'x'"));
+  EXPECT_THAT(ParseRegion("ring:4096:ep0=q"), StatusIs(kInvalid, "'q'"));
+  EXPECT_THAT(ParseRegion("ring:4096:ep0="), StatusIs(kInvalid));
+  EXPECT_THAT(ParseRegion("ring:4096:"), StatusIs(kInvalid));
+  EXPECT_THAT(ParseRegion("ring:4096:tag=-1"), StatusIs(kInvalid, "'-1'"));
+  EXPECT_THAT(ParseRegion("ring:4096:require=lots"), StatusIs(kInvalid, "'lots'"));
+  EXPECT_THAT(ParseRegion("ring:4096:a=b:c=d"), StatusIs(kInvalid));
+}
+
+TEST(RegionSpecs, EndpointsWithAndWithoutUids) {
+  EXPECT_EQ(ParseEndpointAndUid("ep1:1000")->endpoint, EndpointId::kEp1);
+  EXPECT_EQ(ParseEndpointAndUid("ep1:1000")->uid, 1000u);
+  EXPECT_EQ(ParseEndpointAndUid("ep0")->uid, std::nullopt);
+  for (const char* text : {"", "ep2", "ep0:", "ep0:-1", "ep0:4294967295", "1000", "EP0"}) {
+    EXPECT_THAT(ParseEndpointAndUid(text), StatusIs(kInvalid)) << text;
+  }
+}
+
+TEST(RegionSpecs, RightsReadBack) {
+  EXPECT_EQ(FormatRights(RegionRights(0)), "-");
+  EXPECT_EQ(FormatRights(RegionRights(0x3)), "rw");
+  EXPECT_EQ(FormatRights(RegionRights(0xf)), "rwRW");
+}
+
+TEST(Text, EscapesWhatCouldHarmATerminal) {
+  EXPECT_EQ(Escape("plain text"), "plain text");
+  EXPECT_EQ(Escape("gr\xc3\xbc\xc3\x9f \xe2\x82\xac \xf0\x9f\x98\x80"),
+            "gr\xc3\xbc\xc3\x9f \xe2\x82\xac \xf0\x9f\x98\x80");
+  EXPECT_EQ(Escape("\x1b[2J"), "\\x1b[2J");
+  EXPECT_EQ(Escape(std::string_view("a\0b", 3)), "a\\x00b");
+  EXPECT_EQ(Escape("a\nb\tc\r"), "a\\nb\\tc\\r");
+  EXPECT_EQ(Escape("back\\slash"), "back\\\\slash");
+  EXPECT_EQ(Escape("\x7f"), "\\x7f");
+  EXPECT_EQ(Escape("\xc2\x9b"), "\\xc2\\x9b");           // CSI as one character.
+  EXPECT_EQ(Escape("\xe2\x80\xae"), "\\xe2\\x80\\xae");  // Right-to-left override.
+  EXPECT_EQ(Escape("\xff\xc3"), "\\xff\\xc3");
+}
+
+TEST(Text, KnowsUtf8) {
+  EXPECT_TRUE(IsUtf8(""));
+  EXPECT_TRUE(IsUtf8("\xf4\x8f\xbf\xbf"));
+  for (const char* text :
+       {"\x80", "\xc0\x80", "\xc1\xbf", "\xe0\x80\x80", "\xed\xa0\x80", "\xf0\x80\x80\x80",
+        "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xe2\x82"}) {
+    EXPECT_FALSE(IsUtf8(text));
+  }
+}
+
+TEST(Text, AlignsColumnsByCharacters) {
+  Table table({"A", "B"});
+  table.AddRow({"\xc3\xbc\xc3\xbc\xc3\xbc", "x"});
+  table.AddRow({"1", ""});
+  EXPECT_EQ(table.Render(), "A    B\n\xc3\xbc\xc3\xbc\xc3\xbc  x\n1\n");
+}
+
+TEST(Json, NestsAndEscapes) {
+  JsonWriter json;
+  json.BeginObject();
+  json.Member("text", "q\" b\\ n\n \x1b \xff");
+  json.Member("big", std::numeric_limits<uint64_t>::max());
+  json.Member("yes", true);
+  json.BeginArray("list");
+  json.Value(uint64_t{1});
+  json.BeginObject();
+  json.EndObject();
+  json.Value("two");
+  json.EndArray();
+  json.Member("last", int64_t{-1});
+  json.EndObject();
+  EXPECT_EQ(json.text(),
+            "{\"text\":\"q\\\" b\\\\ n\\u000a \\u001b \xef\xbf\xbd\",\"big\":18446744073709551615,"
+            "\"yes\":true,\"list\":[1,{},\"two\"],\"last\":-1}");
+}
+
+// The records of `input`, fed in chunks of `chunk_bytes`.
+absl::StatusOr<std::vector<std::string>> Split(RecordSplitter splitter, std::string_view input,
+                                               size_t chunk_bytes) {
+  std::vector<std::string> records;
+  const auto emit = [&records](std::string_view record) {
+    records.emplace_back(record);
+    return absl::OkStatus();
+  };
+  while (!input.empty()) {
+    const std::string_view chunk = input.substr(0, chunk_bytes);
+    IOB_RETURN_IF_ERROR(splitter.Feed(chunk, emit));
+    input.remove_prefix(chunk.size());
+  }
+  IOB_RETURN_IF_ERROR(splitter.End(emit));
+  return records;
+}
+
+TEST(Splitter, CutsTheSameWayWhateverTheChunks) {
+  const std::string prefixed("\3\0\0\0abc\0\0\0\0\1\0\0\0z", 16);
+  for (const size_t chunk_bytes : {1u, 2u, 3u, 5u, 100u}) {
+    EXPECT_THAT(*Split({Framing::kLines, 0}, "a\n\nbcd\nlast", chunk_bytes),
+                ElementsAre("a", "", "bcd", "last"));
+    EXPECT_THAT(*Split({Framing::kWholeLines, 0}, "a\n\nbcd\nlast", chunk_bytes),
+                ElementsAre("a\n", "\n", "bcd\n", "last"));
+    EXPECT_THAT(*Split({Framing::kFixed, 4}, "aaaabbbbcc", chunk_bytes),
+                ElementsAre("aaaa", "bbbb", "cc"));
+    EXPECT_THAT(*Split({Framing::kLengthPrefixed, 0}, prefixed, chunk_bytes),
+                ElementsAre("abc", "", "z"));
+  }
+}
+
+TEST(Splitter, NamesTheRecordThatIsTooLong) {
+  const std::string longest(kRecordPayloadBytesMax, 'x');
+  EXPECT_THAT(Split({Framing::kLines, 0}, longest + "\n" + longest, 4096), IsOk());
+  EXPECT_THAT(Split({Framing::kLines, 0}, "ok\n" + longest + "x\n", 4096),
+              StatusIs(kInvalid, "line 2 of the input, at byte 3"));
+  EXPECT_THAT(Split({Framing::kWholeLines, 0}, longest + "\n", 1 << 20),
+              StatusIs(kInvalid, "line 1"));
+  EXPECT_THAT(Split({Framing::kLengthPrefixed, 0}, "\xff\xff\xff\xff", 4),
+              StatusIs(kInvalid, "record 1"));
+}
+
+TEST(Splitter, NoticesAnInputThatIsCutOff) {
+  EXPECT_THAT(Split({Framing::kLengthPrefixed, 0}, std::string_view("\3\0\0\0ab", 6), 100),
+              StatusIs(kInvalid, "cut off"));
+  EXPECT_THAT(Split({Framing::kLengthPrefixed, 0}, std::string_view("\3\0", 2), 100),
+              StatusIs(kInvalid, "cut off"));
+}
+
+std::string Format(RecordFormat format, const std::string& payload) {
+  std::string text;
+  RecordFormatter(format).Append({.tag = 9, .payload = test::BytesOf(payload)}, &text);
+  return text;
+}
+
+TEST(Format, WritesEachKind) {
+  EXPECT_EQ(Format(RecordFormat::kText, "a\x1b\n"), "a\\x1b\\n\n");
+  EXPECT_EQ(Format(RecordFormat::kRaw, "a\n"), "a\n");
+  EXPECT_EQ(Format(RecordFormat::kLengthPrefixed, "abc"), std::string("\3\0\0\0abc", 7));
+  EXPECT_EQ(Format(RecordFormat::kJson, "abc"), "{\"tag\":9,\"length\":3,\"data\":\"abc\"}\n");
+  EXPECT_EQ(Format(RecordFormat::kJson, "\xff"),
+            "{\"tag\":9,\"length\":1,\"data_base64\":\"/w==\"}\n");
+}
+
+}  // namespace
+}  // namespace iob::ctl
