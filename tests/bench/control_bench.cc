@@ -1,0 +1,195 @@
+// control_bench: what the life of a buffer costs, against one empty gRPC call on the same socket.
+//
+// A real iobd runs as a child. Rounds of every case are interleaved, so that what the machine does
+// meanwhile hits all alike; medians, spread and ratios come from one run. Also: what the daemon
+// costs when nobody uses it.
+//
+//   control_bench --iobd PATH [--rounds N]
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <functional>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "client/iob.h"
+
+namespace iob {
+namespace {
+
+using Steady = std::chrono::steady_clock;
+
+[[noreturn]] void Die(const absl::Status& status) {
+  std::fprintf(stderr, "control_bench: %s\n", status.ToString().c_str());
+  std::exit(1);
+}
+
+template <typename T>
+T Must(absl::StatusOr<T> result) {
+  if (!result.ok()) Die(result.status());
+  return *std::move(result);
+}
+
+void Must(const absl::Status& status) {
+  if (!status.ok()) Die(status);
+}
+
+class DaemonChild {
+ public:
+  explicit DaemonChild(const char* iobd) {
+    char name[] = "/tmp/iob-bench-XXXXXX";
+    directory_ = ::mkdtemp(name);
+    runtime_dir_ = directory_ + "/run";
+    pid_ = ::fork();
+    if (pid_ == 0) {
+      ::execl(iobd, iobd, "--runtime-dir", runtime_dir_.c_str(), "--admin-address", "127.0.0.1:0",
+              "--log-level", "warn", nullptr);
+      std::perror(iobd);
+      ::_exit(127);
+    }
+  }
+  ~DaemonChild() {
+    ::kill(pid_, SIGTERM);
+    ::waitpid(pid_, nullptr, 0);
+    ::rmdir(directory_.c_str());
+  }
+
+  Broker Connect() const {
+    for (int i = 0; i < 500; ++i) {
+      auto broker = Broker::Connect({.runtime_dir = runtime_dir_});
+      if (broker.ok()) return *std::move(broker);
+      ::usleep(10'000);
+    }
+    Die(absl::UnavailableError("iobd did not start"));
+  }
+
+  // User and system time so far, in clock ticks.
+  uint64_t CpuTicks() const {
+    std::ifstream file(absl::StrCat("/proc/", pid_, "/stat"));
+    std::string word;
+    uint64_t user = 0;
+    uint64_t system = 0;
+    for (int i = 0; i < 13; ++i) file >> word;
+    file >> user >> system;
+    return user + system;
+  }
+
+  uint64_t ResidentKib() const {
+    std::ifstream file(absl::StrCat("/proc/", pid_, "/status"));
+    std::string word;
+    while (file >> word) {
+      uint64_t kib = 0;
+      if (word == "VmRSS:" && file >> kib) return kib;
+    }
+    return 0;
+  }
+
+ private:
+  std::string directory_;
+  std::string runtime_dir_;
+  pid_t pid_ = -1;
+};
+
+double MedianOf(std::vector<double> values, double quantile = 0.5) {
+  const auto rank = static_cast<std::ptrdiff_t>(quantile * static_cast<double>(values.size() - 1));
+  std::nth_element(values.begin(), values.begin() + rank, values.end());
+  return values[static_cast<size_t>(rank)];
+}
+
+RegionSpec OneMebibyte() {
+  return {.discipline = Discipline::kNone, .size_bytes = 1 << 20, .access = AccessBits(0x33)};
+}
+
+void Idle(const DaemonChild& daemon) {
+  ::sleep(1);
+  const uint64_t before = daemon.CpuTicks();
+  ::sleep(5);
+  std::printf("\nidle daemon, nobody connected: %llu ticks of CPU in 5 s, %.1f MiB resident\n",
+              static_cast<unsigned long long>(daemon.CpuTicks() - before),
+              static_cast<double>(daemon.ResidentKib()) / 1024);
+}
+
+void Main(const char* iobd, int rounds) {
+  const DaemonChild daemon(iobd);
+  { Must(daemon.Connect().CheckHealth()); }
+  Idle(daemon);
+  Broker broker = daemon.Connect();
+  const std::vector<std::pair<std::string, std::function<void()>>> cases = {
+      {"empty unary call (grpc.health.v1.Check)", [&] { Must(broker.CheckHealth()); }},
+      {"create + attach + close, 1 MiB, ep0",
+       [&] {
+         const CreatedBuffer created =
+             Must(broker.CreateBuffer({.regions = {OneMebibyte()}, .attach = {EndpointId::kEp0}}));
+         Must(Endpoint::Attach(created.tickets[0])).Close();
+         // Its other endpoint goes outside of the measured time, see below.
+       }},
+      {"create + attach both + close both, 1 MiB",
+       [&] {
+         const CreatedBuffer created = Must(broker.CreateBuffer(
+             {.regions = {OneMebibyte()}, .attach = {EndpointId::kEp0, EndpointId::kEp1}}));
+         Endpoint ep0 = Must(Endpoint::Attach(created.tickets[0]));
+         Endpoint ep1 = Must(Endpoint::Attach(created.tickets[1]));
+       }},
+      {"create + attach both + close both, 4 KiB",
+       [&] {
+         RegionSpec spec = OneMebibyte();
+         spec.size_bytes = 4096;
+         const CreatedBuffer created = Must(broker.CreateBuffer(
+             {.regions = {spec}, .attach = {EndpointId::kEp0, EndpointId::kEp1}}));
+         Endpoint ep0 = Must(Endpoint::Attach(created.tickets[0]));
+         Endpoint ep1 = Must(Endpoint::Attach(created.tickets[1]));
+       }},
+  };
+  std::map<std::string, std::vector<double>> times_us;
+  for (int round = 0; round < rounds; ++round) {
+    for (const auto& [name, run] : cases) {
+      const auto start = Steady::now();
+      run();
+      times_us[name].push_back(
+          std::chrono::duration<double, std::micro>(Steady::now() - start).count());
+      // What a case left to its process (an endpoint never attached) goes here.
+      for (const BufferInfo& buffer : Must(broker.ListBuffers())) {
+        const absl::Status deleted = broker.DeleteBuffer(buffer.koid, true);
+        // Closing is not synchronous: it may have gone by itself since.
+        if (!absl::IsNotFound(deleted)) Must(deleted);
+      }
+    }
+  }
+  const double unit_us = MedianOf(times_us[cases.front().first]);
+  std::printf("\n%-45s %10s %10s %10s %8s\n", "case", "median us", "p10", "p90", "ratio");
+  for (const auto& [name, run] : cases) {
+    const std::vector<double>& times = times_us[name];
+    std::printf("%-45s %10.1f %10.1f %10.1f %8.2f\n", name.c_str(), MedianOf(times),
+                MedianOf(times, 0.1), MedianOf(times, 0.9), MedianOf(times) / unit_us);
+  }
+}
+
+}  // namespace
+}  // namespace iob
+
+int main(int argc, char** argv) {
+  const char* iobd = nullptr;
+  int rounds = 2000;
+  for (int i = 1; i + 1 < argc; i += 2) {
+    const std::string flag = argv[i];
+    if (flag == "--iobd") iobd = argv[i + 1];
+    if (flag == "--rounds") rounds = std::max(1, std::atoi(argv[i + 1]));
+  }
+  if (iobd == nullptr) {
+    std::fprintf(stderr, "usage: control_bench --iobd PATH [--rounds N]\n");
+    return 2;
+  }
+  iob::Main(iobd, rounds);
+  return 0;
+}
