@@ -81,6 +81,9 @@ class AdminHttp::Impl {
 
   void Stop() {
     if (!thread_.joinable()) return;
+    // Before the thread has got as far as listening, stop() would do nothing, and join wait for
+    // ever.
+    while (!server_.is_running()) std::this_thread::yield();
     server_.stop();
     thread_.join();
   }

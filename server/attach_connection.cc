@@ -2,6 +2,7 @@
 
 #include <sys/epoll.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <span>
@@ -9,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/errors.h"
+#include "server/limits.h"
 #include "shm/grant_lock.h"
 #include "shm/result.h"
 
@@ -45,7 +47,7 @@ absl::Status AttachConnection::Start() {
   interest_ = EPOLLIN | EPOLLRDHUP;
   IOB_ASSIGN_OR_RETURN(watch_, host_.loop().WatchFd(channel_.fd(), interest_,
                                                     [this](uint32_t events) { OnEvents(events); }));
-  ArmStepTimer("a ticket");
+  ArmStepTimer("ticket");
   return absl::OkStatus();
 }
 
@@ -60,11 +62,18 @@ void AttachConnection::OnEvents(uint32_t events) {
   if ((events & (EPOLLHUP | EPOLLRDHUP | EPOLLERR)) != 0) {
     hung_up_ = true;
     queue_.clear();
-    // T3: what waits for room will not get it from a client that is gone.
-    if (waits_for_room_) GiveUpWrite(LossCause::kClosed);
+    // A hang-up stays: epoll would report it without end while a batch waits.
+    watch_.End();
+    return ServeTheRest();
   }
   if ((events & EPOLLOUT) != 0) FlushQueue();
   ReadPackets();
+}
+
+void AttachConnection::ServeTheRest() {
+  ReadPackets();
+  if (phase_ == Phase::kEnding || waits_for_room_) return;
+  serve_rest_ = host_.loop().RunAfterMs(0, [this] { ServeTheRest(); });
 }
 
 void AttachConnection::ReadPackets() {
@@ -84,6 +93,7 @@ bool AttachConnection::ReadOne() {
   if (!received->fds.empty()) received->outcome = shm::ReceiveOutcome::kFdsDropped;
   switch (received->outcome) {
     case shm::ReceiveOutcome::kNothing:
+      if (hung_up_) EndByHangUp();
       return false;
     case shm::ReceiveOutcome::kClosed:
       EndByHangUp();
@@ -224,9 +234,14 @@ void AttachConnection::OnWrite() {
   auto target = Mediator::Resolve(*attachment_->buffer, attachment_->endpoint, attachment_->rights,
                                   batch.region_index());
   if (!target.ok()) return Refuse(target.status());
+  if (batch.records_size() > kWriteBatchRecordsMax) {
+    return Refuse(
+        BadArgument("records", absl::StrCat(batch.records_size(), " in one batch, at most ",
+                                            kWriteBatchRecordsMax, " are allowed")));
+  }
   target_ = *target;
   progress_ = {};
-  const bool may_wait = batch.wait_ms() != 0 && !hung_up_;
+  const bool may_wait = batch.wait_ms() != 0;
   const Koid koid = attachment_->buffer->koid();
   const Region& region = attachment_->buffer->regions()[batch.region_index()];
   if (may_wait && !ConsumerLeft(*attachment_->buffer, region)) {
@@ -238,8 +253,8 @@ void AttachConnection::OnWrite() {
     return FinishWrite();
   }
   waits_for_room_ = true;
-  write_deadline_ =
-      host_.loop().RunAfterMs(batch.wait_ms(), [this] { GiveUpWrite(LossCause::kDeadline); });
+  write_deadline_ = host_.loop().RunAfterMs(std::min(batch.wait_ms(), kWriteWaitMsMax),
+                                            [this] { GiveUpWrite(LossCause::kDeadline); });
   host_.OnWaitsForRoom(id_, koid, batch.region_index());
 }
 
@@ -272,7 +287,9 @@ void AttachConnection::FinishWrite() {
     lost.set_cause(static_cast<v1::LossCause>(loss.cause));
   }
   Send(packet);
-  if (waited) UpdateInterest();
+  if (!waited) return;
+  UpdateInterest();
+  if (hung_up_) serve_rest_ = host_.loop().RunAfterMs(0, [this] { ServeTheRest(); });
 }
 
 void AttachConnection::Send(const v1::BrokerPacket& packet) {
@@ -294,7 +311,7 @@ void AttachConnection::FlushQueue() {
 }
 
 void AttachConnection::UpdateInterest() {
-  if (phase_ == Phase::kEnding) return;
+  if (phase_ == Phase::kEnding || hung_up_) return;
   uint32_t interest = EPOLLRDHUP;
   if (!queue_.empty()) interest |= EPOLLOUT;
   if (queue_.empty() && !waits_for_room_) interest |= EPOLLIN;
@@ -339,6 +356,7 @@ void AttachConnection::EndByHangUp() {
   if (!attachment_) return End({.kind = CloseKind::kClosed});
   phase_ = Phase::kEnding;
   step_timer_.End();
+  serve_rest_.End();
   watch_.End();
   channel_.Close();
   process_end_.Watch(host_.loop(), identity_, [this](CloseReason reason) { ReportEnd(reason); });
@@ -351,6 +369,7 @@ void AttachConnection::EndByHangUp() {
 void AttachConnection::End(CloseReason reason) {
   phase_ = Phase::kEnding;
   step_timer_.End();
+  serve_rest_.End();
   watch_.End();
   channel_.Close();
   if (waits_for_room_) {

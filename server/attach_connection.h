@@ -3,11 +3,11 @@
 //   ticket --redeem--> mapping --mapped--> live --detach, hang-up, error, revoke--> ending --> gone
 //     '------- 5 s -------'------ 5 s -----------------------------------------------^
 //
-//   T1  Out of turn, unknown, oversized, empty, or with descriptors: one error packet, then the
-//   end. T2  Reading stops while an answer waits to be taken or a batch waits for room, so that a
-//   client can
-//       queue no more than its own socket holds.
-//   T3  What the client had sent before its end is still served, without waiting for room.
+//   T1  Out of turn, unknown, oversized, empty, or with descriptors: one error packet, the end.
+//   T2  Reading stops while an answer waits to be taken or a batch waits for room, so that a client
+//       can queue no more than its own socket holds.
+//   T3  What the client had sent before its end is still served, waiting for room like before:
+//       records that a crashing writer handed over are not lost, and its end is told after them.
 //   T4  How it ended: after `detach`, closed; a process that is gone, how it went; else closed. A
 //       dying process loses its sockets before its pidfd says so, hence the short wait in between.
 //
@@ -85,6 +85,7 @@ class AttachConnection {
 
   void OnEvents(uint32_t events);
   void ReadPackets();
+  void ServeTheRest();
   bool ReadOne();
   void OnPacket(const v1::ClientPacket& packet);
   void OnRedeem(const v1::Redeem& redeem);
@@ -125,6 +126,7 @@ class AttachConnection {
 
   ProcessEnd process_end_;
   Registration end_timer_;
+  Registration serve_rest_;
 };
 
 }  // namespace iob::server

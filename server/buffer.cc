@@ -1,6 +1,9 @@
 #include "server/buffer.h"
 
+#include <fcntl.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -51,6 +54,14 @@ absl::Status CheckWriteImpliesRead(const RegionSpec& spec, size_t index) {
                        "map-write without map-read cannot be enforced on Linux; ask for both");
     }
   }
+  return absl::OkStatus();
+}
+
+// A holder of a writable descriptor could otherwise add F_SEAL_FUTURE_WRITE, and so take from the
+// other endpoint the right to map for writing.
+absl::Status SealAgainstSeals(const shm::SealedMemfd& memfd) {
+  if (::fcntl(memfd.fd(), F_ADD_SEALS, F_SEAL_SEAL) != 0)
+    return shm::ErrnoStatus(errno, "F_ADD_SEALS SEAL of a section");
   return absl::OkStatus();
 }
 
@@ -112,6 +123,7 @@ absl::StatusOr<Region> Region::Create(const RegionSpec& spec, Koid koid) {
   if (spec.discipline == v1::DISCIPLINE_MEDIATED_RING) {
     IOB_ASSIGN_OR_RETURN(const shm::RingLayout layout, shm::RingLayout::ForRegion(spec.size_bytes));
     IOB_ASSIGN_OR_RETURN(shm::MediatedRingWriter writer, shm::MediatedRingWriter::Create(layout));
+    IOB_RETURN_IF_ERROR(SealAgainstSeals(writer.head_memfd()));
     return Region(spec, koid,
                   MediatedRing{.writer = std::move(writer), .ledger = {}, .by_endpoint = {}});
   }
@@ -119,6 +131,7 @@ absl::StatusOr<Region> Region::Create(const RegionSpec& spec, Koid koid) {
   if (spec.size_bytes != 0) {
     IOB_ASSIGN_OR_RETURN(shm::Memfd fresh, shm::Memfd::Create("iob-region"));
     IOB_ASSIGN_OR_RETURN(memory.data, std::move(fresh).SealSize(spec.size_bytes));
+    IOB_RETURN_IF_ERROR(SealAgainstSeals(*memory.data));
   }
   return Region(spec, koid, std::move(memory));
 }
@@ -160,10 +173,11 @@ v1::Enforcement Region::EnforcementFor(RegionRights rights, uint32_t holder_uid,
   return modes_bind ? v1::ENFORCEMENT_DAC : v1::ENFORCEMENT_ADVISORY;
 }
 
-bool Buffer::AnyGrantHeld(EndpointId endpoint) const {
-  const auto held = [endpoint](const shm::SealedMemfd& memfd) {
+bool Buffer::AnyGrantHeld(EndpointId id) const {
+  if (endpoint(id).grants_made == 0) return false;
+  const auto held = [id](const shm::SealedMemfd& memfd) {
     // A question that fails is answered with "held": PEER_CLOSED must never be wrong.
-    return shm::AnyGrantHeld(memfd.fd(), endpoint).value_or(true);
+    return shm::AnyGrantHeld(memfd.fd(), id).value_or(true);
   };
   if (held(signal_.memfd())) return true;
   return std::any_of(regions_.begin(), regions_.end(), [&](const Region& region) {

@@ -133,7 +133,10 @@ struct Endpoint {
   std::vector<AttachedHolder> attachments;  // Oldest first.
   uint32_t grants_made = 0;                 // Numbers the lock bytes.
   bool closed = false;
-  shm::CloseReason reason;  // Of the last hold that went; final once closed.
+  // How the last attachment ended; how the last handle went if there never was an attachment. Who
+  // used the endpoint says more than who kept a handle to it. Final once closed.
+  shm::CloseReason reason;
+  bool was_attached = false;
 
   bool held() const { return handles != 0 || !attachments.empty(); }
 };

@@ -19,7 +19,12 @@
 namespace iob::server {
 namespace {
 
-constexpr auto kGrpcDrain = std::chrono::seconds(2);
+// Calls under way take milliseconds; the rest is for connected clients that do not look at their
+// socket, and so do not go by themselves.
+constexpr auto kGrpcDrain = std::chrono::milliseconds(500);
+
+// Twice the largest record, and far above 64 regions: thousands of calls may wait at once.
+constexpr int kRequestBytesMax = 128 * 1024;
 
 // Before the first server is built; both are process-wide switches of gRPC's.
 void EnableGrpcExtras() {
@@ -95,6 +100,7 @@ absl::Status Daemon::StartGrpc() {
   EnableGrpcExtras();
   grpc::ServerBuilder builder;
   builder.RegisterService(&grpc_service_);
+  builder.SetMaxReceiveMessageSize(kRequestBytesMax);
   grpc_server_ = builder.BuildAndStart();
   if (grpc_server_ == nullptr) return absl::InternalError("gRPC did not start");
   if (auto* const health = grpc_server_->GetHealthCheckService()) {
@@ -116,8 +122,8 @@ void Daemon::Run() {
 }
 
 void Daemon::Stop() {
-  // A full queue empties; a daemon that is told to stop must hear it.
-  while (!loop_->Post([this] { BeginStop(); })) std::this_thread::yield();
+  // Also with a full queue, and from the loop itself, which would wait for ever for it to empty.
+  loop_->PostUrgent([this] { BeginStop(); });
 }
 
 void Daemon::BeginStop() {

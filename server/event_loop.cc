@@ -107,6 +107,14 @@ bool EventLoop::Post(Task task) {
   return true;
 }
 
+void EventLoop::PostUrgent(Task task) {
+  {
+    absl::MutexLock lock(&mutex_);
+    posted_.push_back(std::move(task));
+  }
+  Wake();
+}
+
 void EventLoop::Quit() {
   quit_.store(true, std::memory_order_release);
   Wake();
@@ -122,7 +130,7 @@ int EventLoop::TimeoutMs() const {
   if (timers_.empty()) return -1;
   const int64_t left_ns = timers_.begin()->first.first - clock_.MonotonicNs();
   return static_cast<int>(
-      std::clamp<int64_t>((left_ns + kNsPerMs - 1) / kNsPerMs, 0, 24 * 3600 * 1000));
+      std::clamp<int64_t>((left_ns + kNsPerMs - 1) / kNsPerMs, 0, int64_t{24} * 3600 * 1000));
 }
 
 void EventLoop::RunFdCallback(uint64_t id, uint32_t events) {

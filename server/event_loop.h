@@ -74,6 +74,8 @@ class EventLoop {
 
   // From any thread: runs `task` soon, on the loop. False when kPostedTasksMax are waiting.
   [[nodiscard]] bool Post(Task task);
+  // The same without the bound: for the few things that a loop must hear that is behind.
+  void PostUrgent(Task task);
 
   // Runs until Quit, then what was posted before it.
   void Run();

@@ -7,8 +7,7 @@
 //                   '--> our own dup M, watched for hang-up: then "fd:N" means nobody any more
 //
 //   L1  A number N goes to the next connection only after all other numbers of the range had their
-//   turn,
-//       so a late call of a closed connection finds nobody, not somebody else.
+//       turn, so a late call of a closed connection finds nobody, not somebody else.
 //   L2  A process entry lives while its connection is open or it owns handles.
 //   L3  The end of a process is watched only while it owns handles (OnProcessHoldsHandles).
 //

@@ -234,6 +234,8 @@ absl::Status GrpcService::DoGetLimits(const Caller& /*caller*/,
   const Limits& limits = registry_.limits();
   response.set_regions_max(kRegionsMax);
   response.set_region_bytes_max(limits.region_bytes_max);
+  response.set_mediated_ring_bytes_max(
+      std::min(limits.region_bytes_max, shm::RingLayout::kRegionBytesMax));
   response.set_record_bytes_max(shm::kRecordPayloadBytesMax);
   response.set_record_parts_max(shm::kRecordPartsMax);
   response.set_attach_packet_bytes_max(shm::kPacketBytesMax);

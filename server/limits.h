@@ -17,6 +17,8 @@ inline constexpr size_t kOpenRuleUidsMax = 64;
 inline constexpr uint32_t kPageSizeDefault = 100;  // Buffers per ListBuffers page.
 inline constexpr uint32_t kPageSizeMax = 1000;
 inline constexpr size_t kHoldersShownMax = 16;
+inline constexpr uint32_t kWriteWaitMsMax = 60'000;  // A longer wait for room is cut to this.
+inline constexpr int kWriteBatchRecordsMax = 4096;   // So that every WriteResult fits in a packet.
 
 // The operator's.
 struct Limits {

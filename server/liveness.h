@@ -8,7 +8,8 @@
 // second, because inotify queues overflow. Nothing runs while no endpoint waits.
 //
 // What it does not do: heartbeats (a stopped process is not a dead one), and end of stream (a
-// closed socket says nothing about mappings). Owned by the loop thread.
+// closed socket says nothing about mappings).
+// Owned by the loop thread.
 #pragma once
 
 #include <cstdint>

@@ -103,6 +103,7 @@ void StartLogging(LogLevel level, bool json) {
 void StopLogging() { spdlog::shutdown(); }
 
 void LogInfo(absl::string_view event, const Fields& fields) {
+  if (!spdlog::should_log(spdlog::level::info)) return;
   spdlog::info("{}", Line(event, fields));
 }
 void LogWarn(absl::string_view event, const Fields& fields) {

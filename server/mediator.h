@@ -3,10 +3,10 @@
 // The one place that writes mediated rings. It stamps the writer's tag, keeps the books (a record
 // is counted exactly once, when its fate is final) and publishes once per batch.
 //
-//   batch --Continue--> all records decided --------------------------> done
-//                    '--> a record that waits finds no room: published,  --room made--> Continue
-//                         the ring asks its consumer to tell             --deadline, consumer
-//                         gone--> GiveUp
+//   batch --Continue--> all records decided: done
+//              '--> one that may wait finds no room: published, and the ring's consumer is asked to
+//                   tell  --room made--> Continue
+//                         --deadline, or no consumer left--> GiveUp
 //
 // Checks come in zx_iob_writev's order: region index, discipline, right, length, room, integrity.
 // Owned by the loop thread.

@@ -6,6 +6,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <map>
 
@@ -33,6 +34,85 @@ uint64_t MemoryOfCgroup() {
   return limit;
 }
 
+// As strtoull reads it, -1 is the largest size of all. Added after AsSizeValue, so it looks first.
+CLI::Validator NotNegative() {
+  return CLI::Validator(
+      [](std::string& text) {
+        return text.find('-') == std::string::npos ? std::string() : "a negative size: " + text;
+      },
+      "");
+}
+
+std::string CheckOctal(const std::string& text) {
+  const bool octal =
+      !text.empty() && text.size() <= 4 && text.find_first_not_of("01234567") == std::string::npos;
+  return octal ? std::string() : "not an octal file mode: " + text;
+}
+
+void AddServingFlags(CLI::App& app, Options& options, std::string& socket_mode) {
+  app.add_option("--runtime-dir", options.runtime_dir, "Directory for the sockets and the lock")
+      ->envname("IOBD_RUNTIME_DIR")
+      ->capture_default_str();
+  app.add_option("--admin-address", options.admin_address,
+                 "host:port for /metrics and /healthz; port 0 picks one; 'off' for none")
+      ->envname("IOBD_ADMIN_ADDRESS")
+      ->capture_default_str();
+  app.add_option("--socket-mode", socket_mode,
+                 "Octal file mode of both sockets: who may connect at all")
+      ->envname("IOBD_SOCKET_MODE")
+      ->check(CheckOctal)
+      ->capture_default_str();
+  const std::map<std::string, LogLevel> levels = {{"debug", LogLevel::kDebug},
+                                                  {"info", LogLevel::kInfo},
+                                                  {"warn", LogLevel::kWarn},
+                                                  {"error", LogLevel::kError},
+                                                  {"off", LogLevel::kOff}};
+  app.add_option("--log-level", options.log_level, "Least severe events to log")
+      ->envname("IOBD_LOG_LEVEL")
+      ->transform(CLI::CheckedTransformer(levels, CLI::ignore_case))
+      ->default_str("info");
+  app.add_flag("--log-json,!--log-text", options.log_json,
+               "Log format; default: text on a terminal, else JSON");
+}
+
+void AddMemoryFlags(CLI::App& app, Limits& limits) {
+  app.add_option("--memory-max", limits.memory_bytes_max,
+                 "Region memory in all (512MiB, 4GiB, ...); 0: half of the machine's or cgroup's")
+      ->envname("IOBD_MEMORY_MAX")
+      ->transform(CLI::AsSizeValue(false))
+      ->transform(NotNegative());
+  app.add_option("--memory-per-uid-max", limits.memory_bytes_per_uid_max,
+                 "Region memory of one uid; 0: as --memory-max")
+      ->envname("IOBD_MEMORY_PER_UID_MAX")
+      ->transform(CLI::AsSizeValue(false))
+      ->transform(NotNegative());
+  app.add_option("--region-max", limits.region_bytes_max, "Bytes of one region")
+      ->envname("IOBD_REGION_MAX")
+      ->transform(CLI::AsSizeValue(false))
+      ->transform(NotNegative());
+  app.add_option("--buffers-max", limits.buffers_max, "Buffers alive at once")
+      ->envname("IOBD_BUFFERS_MAX")
+      ->capture_default_str();
+}
+
+void AddAttachFlags(CLI::App& app, Limits& limits) {
+  app.add_option("--ticket-lifetime-ms", limits.ticket_lifetime_ms,
+                 "How long a ticket can be redeemed")
+      ->envname("IOBD_TICKET_LIFETIME_MS")
+      ->check(CLI::Range(1U, 3'600'000U))
+      ->capture_default_str();
+  app.add_option("--attach-step-ms", limits.attach_step_ms,
+                 "How long an attaching client may stay silent")
+      ->envname("IOBD_ATTACH_STEP_MS")
+      ->check(CLI::Range(1U, 3'600'000U))
+      ->capture_default_str();
+  app.add_option("--attach-pending-max", limits.attach_pending_max,
+                 "Attach connections without a ticket at once")
+      ->envname("IOBD_ATTACH_PENDING_MAX")
+      ->check(CLI::Range(1U, 65536U))
+      ->capture_default_str();
+}
+
 }  // namespace
 
 std::string DefaultRuntimeDir() {
@@ -56,67 +136,13 @@ ParsedOptions ParseOptions(int argc, char** argv) {
   Options options;
   options.runtime_dir = DefaultRuntimeDir();
   options.log_json = ::isatty(STDERR_FILENO) == 0;
-  Limits& limits = options.limits;
   CLI::App app("iobd: I/O buffers between processes that do not trust each other", "iobd");
   app.set_version_flag("--version", std::string("iobd ") + IOB_VERSION);
   app.footer(kFooter);
-  app.add_option("--runtime-dir", options.runtime_dir, "Directory for the sockets and the lock")
-      ->envname("IOBD_RUNTIME_DIR")
-      ->capture_default_str();
-  app.add_option("--admin-address", options.admin_address,
-                 "host:port for /metrics and /healthz; port 0 picks one; 'off' for none")
-      ->envname("IOBD_ADMIN_ADDRESS")
-      ->capture_default_str();
-  std::string mode = "0666";
-  app.add_option("--socket-mode", mode, "Octal file mode of both sockets: who may connect at all")
-      ->envname("IOBD_SOCKET_MODE")
-      ->check([](const std::string& text) {
-        const bool octal = !text.empty() && text.size() <= 4 &&
-                           text.find_first_not_of("01234567") == std::string::npos;
-        return octal ? std::string() : "not an octal file mode: " + text;
-      })
-      ->capture_default_str();
-  const std::map<std::string, LogLevel> levels = {{"debug", LogLevel::kDebug},
-                                                  {"info", LogLevel::kInfo},
-                                                  {"warn", LogLevel::kWarn},
-                                                  {"error", LogLevel::kError},
-                                                  {"off", LogLevel::kOff}};
-  app.add_option("--log-level", options.log_level, "Least severe events to log")
-      ->envname("IOBD_LOG_LEVEL")
-      ->transform(CLI::CheckedTransformer(levels, CLI::ignore_case))
-      ->default_str("info");
-  app.add_flag("--log-json,!--log-text", options.log_json,
-               "Log format; default: text on a terminal, else JSON");
-  app.add_option(
-         "--memory-max", limits.memory_bytes_max,
-         "Region memory in all (512MiB, 4GiB, ...); 0: half of what the machine or the cgroup has")
-      ->envname("IOBD_MEMORY_MAX")
-      ->transform(CLI::AsSizeValue(false));
-  app.add_option("--memory-per-uid-max", limits.memory_bytes_per_uid_max,
-                 "Region memory of one uid; 0: as --memory-max")
-      ->envname("IOBD_MEMORY_PER_UID_MAX")
-      ->transform(CLI::AsSizeValue(false));
-  app.add_option("--region-max", limits.region_bytes_max, "Bytes of one region")
-      ->envname("IOBD_REGION_MAX")
-      ->transform(CLI::AsSizeValue(false));
-  app.add_option("--buffers-max", limits.buffers_max, "Buffers alive at once")
-      ->envname("IOBD_BUFFERS_MAX")
-      ->capture_default_str();
-  app.add_option("--ticket-lifetime-ms", limits.ticket_lifetime_ms,
-                 "How long a ticket can be redeemed")
-      ->envname("IOBD_TICKET_LIFETIME_MS")
-      ->check(CLI::Range(1U, 3'600'000U))
-      ->capture_default_str();
-  app.add_option("--attach-step-ms", limits.attach_step_ms,
-                 "How long an attaching client may stay silent")
-      ->envname("IOBD_ATTACH_STEP_MS")
-      ->check(CLI::Range(1U, 3'600'000U))
-      ->capture_default_str();
-  app.add_option("--attach-pending-max", limits.attach_pending_max,
-                 "Attach connections without a ticket at once")
-      ->envname("IOBD_ATTACH_PENDING_MAX")
-      ->check(CLI::Range(1U, 65536U))
-      ->capture_default_str();
+  std::string socket_mode = "0666";
+  AddServingFlags(app, options, socket_mode);
+  AddMemoryFlags(app, options.limits);
+  AddAttachFlags(app, options.limits);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -124,8 +150,10 @@ ParsedOptions ParseOptions(int argc, char** argv) {
     app.exit(error);
     return {.options = std::nullopt, .exit_code = asked ? kExitOk : kExitUsage};
   }
-  options.socket_mode = static_cast<unsigned>(std::stoul(mode, nullptr, 8));
-  FillMemoryLimits(limits);
+  options.socket_mode = static_cast<unsigned>(std::stoul(socket_mode, nullptr, 8));
+  // Tickets carry the path of the attach socket to clients with other working directories.
+  options.runtime_dir = std::filesystem::absolute(options.runtime_dir).string();
+  FillMemoryLimits(options.limits);
   return {.options = std::move(options), .exit_code = kExitOk};
 }
 

@@ -66,6 +66,8 @@ absl::Status Registry::CheckName(absl::string_view name) const {
                    [](char c) { return absl::ascii_isprint(static_cast<unsigned char>(c)); })) {
     return BadArgument("name", "only printable ASCII is allowed");
   }
+  if (name.front() == '#')
+    return BadArgument("name", "\"#7\" is how ids are written; start otherwise");
   if (by_name_.contains(std::string(name))) {
     return MakeError(v1::ERROR_REASON_NAME_TAKEN, absl::StrCat("name: \"", name, "\" is taken"));
   }
@@ -105,7 +107,11 @@ absl::StatusOr<CreatedBuffer> Registry::CreateBuffer(const Caller& caller, Creat
                                                           " of ", limits_.handles_max, " in use"));
   }
   uint64_t memory_bytes = shm::PageBytes();  // The signal page.
-  for (const RegionSpec& spec : specs) memory_bytes += MemoryBytesFor(spec);
+  for (const RegionSpec& spec : specs) {
+    const uint64_t more = MemoryBytesFor(spec);
+    // Saturates: a sum that wrapped around would slip through the quota.
+    memory_bytes = more > UINT64_MAX - memory_bytes ? UINT64_MAX : memory_bytes + more;
+  }
   IOB_ASSIGN_OR_RETURN(Charge charge, quota_.ChargeBuffer(caller.uid, memory_bytes));
   IOB_ASSIGN_OR_RETURN(std::vector<Region> regions, MakeRegions(specs));
   IOB_ASSIGN_OR_RETURN(shm::SignalPageWriter signal,
@@ -223,7 +229,7 @@ absl::StatusOr<IssuedTicket> Registry::IssueTicket(const Caller& caller, const T
   RemoveHandle(token);
   const Token ticket_token = Token::Random();
   tickets_[ticket_token] = ticket;
-  expiries_.emplace(ticket.expires_ns, ticket_token);
+  expiries_.emplace_back(ticket.expires_ns, ticket_token);
   DeliverEvents();
   return IssuedTicket{.ticket = ticket_token, .endpoint = ticket.endpoint};
 }
@@ -253,6 +259,8 @@ absl::StatusOr<Attachment> Registry::RedeemTicket(const Token& token, const Hold
                                                   int64_t now_ns) {
   IOB_ASSIGN_OR_RETURN(Attachment attachment, LookUpTicket(token, holder, now_ns));
   tickets_.erase(token);
+  // Spent tickets at the front need no expiry any more.
+  while (!expiries_.empty() && !tickets_.contains(expiries_.front().second)) expiries_.pop_front();
   Endpoint& endpoint = attachment.buffer->endpoint(attachment.endpoint);
   endpoint.handles -= 1;
   attachment.id = next_attachment_++;
@@ -288,6 +296,8 @@ void Registry::EndAttachment(AttachmentId id, CloseReason reason) {
   endpoint.attachments.erase(
       std::find_if(endpoint.attachments.begin(), endpoint.attachments.end(),
                    [id](const AttachedHolder& holder) { return holder.attachment == id; }));
+  endpoint.was_attached = true;
+  endpoint.reason = reason;
   DropHold(*attachment.buffer, attachment.endpoint, reason);
   DeliverEvents();
 }
@@ -307,9 +317,9 @@ void Registry::ProcessEnded(ProcessId process, CloseReason reason) {
 }
 
 void Registry::ExpireTickets(int64_t now_ns) {
-  while (!expiries_.empty() && expiries_.begin()->first <= now_ns) {
-    const Token token = expiries_.begin()->second;
-    expiries_.erase(expiries_.begin());
+  while (!expiries_.empty() && expiries_.front().first <= now_ns) {
+    const Token token = expiries_.front().second;
+    expiries_.pop_front();
     const auto found = tickets_.find(token);
     if (found == tickets_.end()) continue;  // Redeemed in time.
     const Ticket ticket = found->second;
@@ -322,12 +332,12 @@ void Registry::ExpireTickets(int64_t now_ns) {
 
 std::optional<int64_t> Registry::NextExpiryNs() const {
   if (expiries_.empty()) return std::nullopt;
-  return expiries_.begin()->first;
+  return expiries_.front().first;
 }
 
 void Registry::DropHold(Buffer& buffer, EndpointId id, CloseReason reason) {
   Endpoint& endpoint = buffer.endpoint(id);
-  endpoint.reason = reason;
+  if (!endpoint.was_attached) endpoint.reason = reason;
   if (endpoint.held()) return;
   Emit([koid = buffer.koid(), id](RegistryObserver& observer) {
     observer.OnEndpointUnheld(koid, id);

@@ -1,18 +1,18 @@
 // Registry: all buffers, and every way of holding one of their endpoints.
 //
-//   handle (16 secret bytes, belongs to a process)
-//     |-- Attach -------------> ticket (16 secret bytes, belongs to a uid, runs out)
-//     |-- CloseHandle, process ended: gone        |-- redeemed on the attach socket --> attachment
-//                                                 |-- ran out: gone                      |-- ended:
-//                                                 gone
+//   handle (16 secret bytes, of a process)
+//     |-- Attach ----> ticket (16 secret bytes, of a uid, runs out)
+//     |                  |-- redeemed on the attach socket --> attachment -- ended: gone
+//     |                  |-- ran out: gone
+//     |-- CloseHandle, process ended: gone
 //
 //   R1  Every handle, ticket and attachment belongs to one endpoint of one live buffer, and the
-//   counts
-//       in Endpoint say how many there are.
+//       counts in Endpoint say how many there are.
 //   R2  A closed endpoint has no handle, ticket or attachment, and never gets one again.
 //   R3  A buffer lives until both endpoints are closed; then its memory goes and its charge comes
-//   home. R4  Names are unique among the buffers that are not being deleted. R5  On failure nothing
-//   has changed.
+//       home.
+//   R4  Names are unique among the buffers that are not being deleted.
+//   R5  On failure nothing has changed.
 //
 // Plain state: no sockets, no gRPC, no clock but the time passed in. What follows from a change
 // (evict a connection, look for mappings, tell a peer) goes to the Observer after the operation is
@@ -220,7 +220,7 @@ class Registry {
   absl::flat_hash_map<Token, Handle> handles_;
   absl::flat_hash_map<ProcessId, absl::flat_hash_set<Token>> by_process_;
   absl::flat_hash_map<Token, Ticket> tickets_;
-  std::multimap<int64_t, Token> expiries_;
+  std::deque<std::pair<int64_t, Token>> expiries_;  // In order: all tickets live equally long.
   absl::flat_hash_map<AttachmentId, Attachment> attachments_;
   std::deque<Event> events_;
   bool delivering_ = false;

@@ -23,7 +23,7 @@ namespace iob::server {
 class ReplayCache {
  public:
   static constexpr size_t kEntriesMax = 4096;
-  static constexpr size_t kAnswerBytesMax = 64 * 1024;
+  static constexpr size_t kAnswerBytesMax = size_t{64} * 1024;
   static constexpr int64_t kLifetimeNs = int64_t{600} * 1'000'000'000;
 
   // The stored answer; nullptr for a new id. INVALID_ARGUMENT / REQUEST_ID_REUSED.

@@ -6,7 +6,8 @@
 //
 //   D1  Two daemons never share a directory: the second is told the first one's pid.
 //   D2  A socket that somebody listens on is never unlinked, whoever it is; a stale one is taken
-//   over. D3  Leaving removes what was made, the directory too if this daemon made it.
+//       over.
+//   D3  Leaving removes what was made, the directory too if this daemon made it.
 #pragma once
 
 #include <sys/types.h>

@@ -81,8 +81,10 @@ bool PeerPidfdWorks() {
   return true;
 }
 
+UniqueFd OwnPidfd() { return UniqueFd(static_cast<int>(::syscall(SYS_pidfd_open, ::getpid(), 0))); }
+
 bool PidfdInfoWorks() {
-  const UniqueFd self(static_cast<int>(::syscall(SYS_pidfd_open, ::getpid(), 0)));
+  const UniqueFd self = OwnPidfd();
   if (!self.valid()) return false;
   shm::PidfdInfo info = {};
   return ::ioctl(self.get(), shm::kPidfdGetInfo, &info) == 0;
@@ -123,6 +125,10 @@ KernelFeatures ProbeKernel() {
        .available = GrantLockWorks(),
        .required = true,
        .effect = "mappings count for peer-closed (OFD locks, Linux 3.15)"},
+      {.name = "pidfd",
+       .available = OwnPidfd().valid(),
+       .required = true,
+       .effect = "the end of a process is known for certain (pidfd_open, Linux 5.3)"},
       {.name = "peer_pidfd",
        .available = PeerPidfdWorks(),
        .required = false,

@@ -41,7 +41,7 @@ constexpr uint64_t kRingBytes = (uint64_t{4} << 20) + 4096;
 constexpr uint32_t kNobodyUid = 65534;
 // What other programs of the machine may add meanwhile; a ring left behind would be 16 times as
 // much.
-constexpr uint64_t kShmemNoiseBytes = 256 * 1024;
+constexpr uint64_t kShmemNoiseBytes = uint64_t{256} * 1024;
 
 struct Settings {
   std::string iobd;

@@ -21,7 +21,7 @@ namespace {
 using std::chrono::seconds;
 
 // A record is a line, newline included, or a piece of this size of what has no lines.
-constexpr size_t kPieceBytesMax = 32 * 1024;
+constexpr size_t kPieceBytesMax = size_t{32} * 1024;
 constexpr size_t kDrainRecords = 4096;
 constexpr size_t kOutputBytes = 1 << 20;
 

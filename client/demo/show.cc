@@ -16,7 +16,8 @@ std::string HumanBytes(double bytes) {
     bytes /= 1024;
     ++unit;
   }
-  return absl::StrFormat(unit == 0 ? "%.0f %s" : "%.1f %s", bytes, kUnits[unit]);
+  if (unit == 0) return absl::StrFormat("%.0f B", bytes);
+  return absl::StrFormat("%.1f %s", bytes, kUnits[unit]);
 }
 
 std::string HumanRate(double per_second, const std::string& unit) {

@@ -68,7 +68,9 @@ absl::StatusOr<Broker> ConnectTo(const Globals& globals) {
 }
 
 BufferKey KeyOf(const std::string& text) {
-  const absl::StatusOr<uint64_t> koid = ParseNumber(text, std::numeric_limits<uint64_t>::max());
+  if (!text.starts_with('#')) return text;
+  const absl::StatusOr<uint64_t> koid =
+      ParseNumber(text.substr(1), std::numeric_limits<uint64_t>::max());
   if (koid.ok()) return *koid;
   return text;
 }

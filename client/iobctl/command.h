@@ -49,7 +49,7 @@ absl::Status UsageError(std::string_view option, const absl::Status& status);
 absl::StatusOr<std::chrono::milliseconds> TimeoutOf(const Globals& globals);
 absl::StatusOr<Broker> ConnectTo(const Globals& globals);
 
-// A buffer as a person names it: digits are an id, everything else a name.
+// A buffer as a person names it: "#7" is an id, everything else a name.
 BufferKey KeyOf(const std::string& text);
 
 // One line on stderr (with --json, one object); the exit code that belongs to it.

@@ -33,7 +33,7 @@ void AddRemove(CLI::App* app, const Globals* globals, Command* selected) {
       "rm", "Remove a buffer; memory that is mapped stays valid until it is unmapped");
   auto name = std::make_shared<std::string>();
   auto force = std::make_shared<bool>(false);
-  command->add_option("NAME", *name, "Name or koid of the buffer")->required();
+  command->add_option("NAME", *name, "Name of the buffer, or #KOID")->required();
   command->add_flag("-f,--force", *force, "Also when it is attached");
   command->footer("Example:\n  iobctl rm logs --force");
   command->callback([=] { *selected = [=] { return Remove(*globals, *name, *force); }; });

@@ -35,7 +35,7 @@ void AddStat(CLI::App* app, const Globals* globals, Command* selected) {
   CLI::App* const command = app->add_subcommand(
       "stat", "Show one buffer: regions, endpoints, and what became of records");
   auto name = std::make_shared<std::string>();
-  command->add_option("NAME", *name, "Name or koid of the buffer")->required();
+  command->add_option("NAME", *name, "Name of the buffer, or #KOID")->required();
   command->footer("Example:\n  iobctl stat logs\n  iobctl stat logs --json | jq .rings");
   command->callback([=] { *selected = [=] { return Stat(*globals, *name); }; });
 }

@@ -8,6 +8,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -53,6 +54,8 @@ class DaemonChild {
     runtime_dir_ = directory_ + "/run";
     pid_ = ::fork();
     if (pid_ == 0) {
+      // Also when this process dies without its destructors.
+      ::prctl(PR_SET_PDEATHSIG, SIGTERM);
       ::execl(iobd, iobd, "--runtime-dir", runtime_dir_.c_str(), "--admin-address", "127.0.0.1:0",
               "--log-level", "warn", nullptr);
       std::perror(iobd);

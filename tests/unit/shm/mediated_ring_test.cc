@@ -20,7 +20,6 @@
 namespace iob::shm {
 namespace {
 
-using test::BytesOf;
 using test::CountingWriter;
 using test::IsOk;
 using test::MakeReader;
