@@ -31,6 +31,7 @@
 #include "absl/status/statusor.h"
 #include "client/types.h"
 #include "shm/mediated_ring_reader.h"
+#include "shm/waiter.h"
 
 namespace iob {
 
@@ -121,7 +122,6 @@ class RingReader {
         connection_(std::move(connection)),
         claim_(std::move(claim)) {}
 
-  bool SpinForRecord(Deadline deadline);
   void Sleep(Deadline deadline);
 
   shm::MediatedRingReader ring_;
@@ -129,8 +129,7 @@ class RingReader {
   std::shared_ptr<Connection> connection_;
   std::shared_ptr<void> claim_;  // The endpoint lends one per ring.
   bool armed_ = false;           // The broker was asked for packets.
-  int spin_score_ = 0;           // How well spinning has paid off; 0 to kSpinScoreMax.
-  uint32_t waits_ = 0;
+  shm::Waiter waiter_;
 };
 
 }  // namespace iob
