@@ -117,6 +117,8 @@ void Mediator::Progress::Lose(int index, LossCause cause) {
 bool Mediator::Continue(const Target& target, const Records& records, bool may_wait,
                         Progress& progress) {
   shm::MediatedRingWriter& writer = target.ring->writer;
+  // Nobody who waits is ahead of a batch that may wait: what is wanted so far is its own wish.
+  if (may_wait) EndWant(*target.ring);
   for (; progress.next < records.size(); ++progress.next) {
     const std::string& record = records[progress.next];
     AppendOutcome outcome = writer.Append(target.tag, BytesOf(record));
@@ -143,6 +145,8 @@ bool Mediator::Continue(const Target& target, const Records& records, bool may_w
 
 void Mediator::GiveUp(const Target& target, const Records& records, LossCause cause,
                       Progress& progress) {
+  // If somebody else waits, he is asked next, and wishes again.
+  EndWant(*target.ring);
   for (; progress.next < records.size(); ++progress.next) {
     target.ring->CountRejected(target.writer, cause, records[progress.next].size());
     progress.Lose(progress.next, cause);

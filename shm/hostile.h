@@ -92,6 +92,15 @@ class SharedAtomic {
   void StoreRelease(T value) { word_.store(value, std::memory_order_release); }
   void StoreRelaxed(T value) { word_.store(value, std::memory_order_relaxed); }
 
+  // Replaces `expected` by `desired`; false when the word holds something else. Acquire and release
+  // when it succeeds, acquire when not. What a failed exchange found is not given out: who needs
+  // it loads it, checked, like any other shared word.
+  bool CompareExchange(T expected, T desired) {
+    RunSharedLoadHook();
+    return word_.compare_exchange_strong(expected, desired, std::memory_order_acq_rel,
+                                         std::memory_order_acquire);
+  }
+
   // For the futex call only, which compares the word itself. Never dereferenced by us.
   const void* address() const { return &word_; }
 

@@ -1,16 +1,17 @@
 // Waiter: a short spin where that has paid off, then a futex.
 //
 //     if (waiter.Spin(look, deadline)) ...            // no system call at all
-//     else Waiter::Sleep(data, signal, deadline);     // on the word that will change, and the signal
+//     else Waiter::Sleep(data, signal, deadline);     // on the data word and the signal word
 //
-// A sleeping waiter costs its waker a system call and itself some 15 us, whatever the mechanism; a spin
-// that is met costs neither. A spin that is not met burns a processor that the other side may need. So:
+// A sleeping waiter costs its waker a system call and itself some 15 us, whatever the mechanism; a
+// spin that is met costs neither. A spin that is not met burns a processor that the other side may
+// need. So:
 //   - never on one processor, never longer than a sleep would cost (kSpinNsMax);
 //   - the budget follows success: hits raise it, misses shrink it to nothing;
 //   - one wait in kProbeEvery spins all the same, in case the other side got faster.
 //
-// Every wait has a deadline; the signal word is always beside the data word, because a dead or silent
-// peer wakes nobody. Thread-compatible; one per waiting side.
+// Every wait has a deadline; the signal word is always beside the data word, because a dead or
+// silent peer wakes nobody. Thread-compatible; one per waiting side.
 #pragma once
 
 #include <cstdint>
