@@ -36,6 +36,9 @@ class Waiter {
   static constexpr int kScoreMax = 8;
   static constexpr uint32_t kProbeEvery = 32;
 
+  // Whether spinning can pay at all: with one, the spinner keeps the other side from running.
+  static bool SeveralProcessors();
+
   Waiter() = default;
   // For tests: as if the machine had one processor, or several.
   explicit Waiter(bool spinning_can_pay) : spinning_can_pay_(spinning_can_pay) {}
@@ -66,7 +69,6 @@ class Waiter {
  private:
   static constexpr int kLooksPerClockRead = 32;
 
-  static bool SeveralProcessors();
   // When this spin ends; 0 for none.
   int64_t BeginSpin(int64_t deadline_ns);
   void Hit();

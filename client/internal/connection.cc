@@ -42,7 +42,9 @@ CloseReason ToCloseReason(const v1::CloseReason& reason) {
 }  // namespace
 
 struct Connection::Scratch {
-  std::vector<std::byte> packet = std::vector<std::byte>(shm::kPacketBytesMax);
+  std::unique_ptr<std::byte[]> memory =
+      std::make_unique_for_overwrite<std::byte[]>(shm::kPacketBytesMax);
+  std::span<std::byte> packet{memory.get(), shm::kPacketBytesMax};
   std::array<char, kArenaBytes> block;
   google::protobuf::Arena arena{ArenaIn(block)};
   const v1::BrokerPacket* parsed = nullptr;  // In the arena.
@@ -67,7 +69,7 @@ void Connection::Pump() {
       case ReceiveOutcome::kNothing:
         return;
       case ReceiveOutcome::kPacket:
-        Dispatch(std::span(scratch_->packet).first(received->size_bytes));
+        Dispatch(scratch_->packet.first(received->size_bytes));
         break;
       case ReceiveOutcome::kClosed:
         return Fail(DisconnectedError("the broker closed the connection"));

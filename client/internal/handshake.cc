@@ -2,16 +2,18 @@
 
 #include <array>
 #include <chrono>
+#include <memory>
+#include <span>
 #include <string>
 #include <thread>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "client/error.h"
 #include "client/internal/attach_wire.h"
 #include "iob/v1/attach.pb.h"
 #include "shm/result.h"
+#include "shm/waiter.h"
 
 namespace iob {
 namespace {
@@ -22,6 +24,9 @@ constexpr uint32_t kProtocolVersion = 1;
 // A full backlog looks like nobody listening, but passes: a few tries tell them apart.
 constexpr std::array<std::chrono::milliseconds, 3> kConnectPauses = {
     std::chrono::milliseconds(1), std::chrono::milliseconds(5), std::chrono::milliseconds(20)};
+
+constexpr int64_t kAnswerSpinNs = 100'000;
+constexpr int kRelaxesPerLook = 20;
 
 int64_t ToMonotonicNs(Deadline deadline) {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(deadline.time_since_epoch()).count();
@@ -56,11 +61,27 @@ absl::Status NoAnswer(const absl::Status& received) {
   return DisconnectedError(std::string(received.message()));
 }
 
+// Looks for the answer without sleeping for a while: it takes the broker less than a sleep and its
+// wake-up cost here. Nothing within that time is an answer too.
+absl::StatusOr<shm::Received> SpinForAnswer(shm::FdChannel* channel, std::span<std::byte> buffer) {
+  absl::StatusOr<shm::Received> received = channel->Receive(buffer, shm::kPacketFdsMax);
+  if (!shm::Waiter::SeveralProcessors()) return received;
+  const int64_t end_ns = shm::MonotonicNs() + kAnswerSpinNs;
+  while (received.ok() && received->outcome == ReceiveOutcome::kNothing &&
+         shm::MonotonicNs() < end_ns) {
+    for (int i = 0; i < kRelaxesPerLook; ++i) shm::CpuRelax();
+    received = channel->Receive(buffer, shm::kPacketFdsMax);
+  }
+  return received;
+}
+
 // The answer's bytes are in `buffer`.
 absl::StatusOr<shm::Received> ReceiveAnswer(shm::FdChannel* channel, std::span<std::byte> buffer,
                                             Deadline deadline) {
-  absl::StatusOr<shm::Received> received =
-      channel->ReceiveBy(buffer, shm::kPacketFdsMax, ToMonotonicNs(deadline));
+  absl::StatusOr<shm::Received> received = SpinForAnswer(channel, buffer);
+  if (received.ok() && received->outcome == ReceiveOutcome::kNothing) {
+    received = channel->ReceiveBy(buffer, shm::kPacketFdsMax, ToMonotonicNs(deadline));
+  }
   if (!received.ok()) return NoAnswer(received.status());
   switch (received->outcome) {
     case ReceiveOutcome::kPacket:
@@ -87,7 +108,8 @@ absl::StatusOr<Handshake> RedeemTicket(const Ticket& ticket, Deadline deadline) 
   // A failure to send is explained by what the broker said before it hung up.
   const absl::Status sent = SendRedeem(ticket, &channel, deadline);
   if (absl::IsDeadlineExceeded(sent)) return NoAnswer(sent);
-  std::vector<std::byte> buffer(shm::kPacketBytesMax);
+  const auto memory = std::make_unique_for_overwrite<std::byte[]>(shm::kPacketBytesMax);
+  const std::span<std::byte> buffer(memory.get(), shm::kPacketBytesMax);
   IOB_ASSIGN_OR_RETURN(shm::Received received, ReceiveAnswer(&channel, buffer, deadline));
   v1::BrokerPacket packet;
   if (!packet.ParseFromArray(buffer.data(), static_cast<int>(received.size_bytes))) {
