@@ -8,6 +8,7 @@
 #include <array>
 #include <cerrno>
 
+#include "server/mutex_lock.h"
 #include "shm/result.h"
 
 namespace iob::server {
@@ -94,7 +95,7 @@ void EventLoop::End(uint64_t id) {
 
 bool EventLoop::Post(Task task) {
   {
-    absl::MutexLock lock(&mutex_);
+    const MutexLock lock(&mutex_);
     if (posted_.size() >= kPostedTasksMax) {
       posts_refused_.fetch_add(1, std::memory_order_relaxed);
       return false;
@@ -109,7 +110,7 @@ bool EventLoop::Post(Task task) {
 
 void EventLoop::PostUrgent(Task task) {
   {
-    absl::MutexLock lock(&mutex_);
+    const MutexLock lock(&mutex_);
     posted_.push_back(std::move(task));
   }
   Wake();
@@ -160,7 +161,7 @@ void EventLoop::RunDueTimers() {
 void EventLoop::RunPosted() {
   std::vector<Task> tasks;
   {
-    absl::MutexLock lock(&mutex_);
+    const MutexLock lock(&mutex_);
     tasks.swap(posted_);
   }
   for (Task& task : tasks) task();

@@ -12,9 +12,9 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "server/mutex_lock.h"
 
 namespace iob::server {
 namespace {
@@ -64,7 +64,7 @@ class TroubleBook {
  public:
   // The number of events kept back before this one, or -1: keep this one back too.
   int64_t Note(uint32_t uid, absl::string_view event, absl::string_view reason) {
-    absl::MutexLock lock(&mutex_);
+    const MutexLock lock(&mutex_);
     if (entries_.size() >= kTroubleKeysMax) entries_.clear();
     Entry& entry = entries_[absl::StrCat(uid, "/", event, "/", reason)];
     const absl::Time now = absl::Now();
