@@ -1,8 +1,8 @@
 // MutexLock: absl::MutexLock, as ThreadSanitizer needs it.
 //
 // Debian's libabsl is built without ThreadSanitizer, which therefore sees a mutex do nothing and
-// reports what it guards as races. Under ThreadSanitizer this lock says what really happened; in all
-// other builds it is absl::MutexLock.
+// reports what it guards as races. Under ThreadSanitizer this lock says what really happened; in
+// all other builds it is absl::MutexLock.
 #pragma once
 
 #include "absl/base/thread_annotations.h"
