@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <future>
+#include <iterator>
 #include <random>
 #include <thread>
 #include <utility>
@@ -16,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/error.h"
 #include "client/internal/attach_wire.h"
+#include "client/internal/broker_impl.h"
 #include "client/internal/grpc_status.h"
 #include "client/internal/request_id.h"
 #include "client/internal/wire_types.h"
@@ -41,12 +43,6 @@ constexpr milliseconds kBackoffMax{500};
 constexpr uint32_t kPageSize = 1000;
 // Far more pages than the daemon has buffers: a token that never ends does not keep us for ever.
 constexpr int kPagesMax = 10'000;
-
-gpr_timespec ToGrpcDeadline(Deadline deadline) {
-  const auto left = std::max(deadline - steady_clock::now(), steady_clock::duration(0));
-  return gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
-                      gpr_time_from_nanos(left.count(), GPR_TIMESPAN));
-}
 
 // Whether somebody listens there, at once and without gRPC's own retries.
 absl::Status Probe(const std::string& path) {
@@ -102,10 +98,6 @@ void SetKey(const BufferKey& key, Request* request) {
   }
 }
 
-void SetSecret(const Handle& handle, std::string* ret_bytes) {
-  ret_bytes->assign(reinterpret_cast<const char*>(handle.secret().data()), handle.secret().size());
-}
-
 absl::StatusOr<std::optional<Handle>> OptionalHandle(const std::string& bytes) {
   if (bytes.empty()) return std::optional<Handle>();
   IOB_ASSIGN_OR_RETURN(Handle handle, HandleFromWire(bytes));
@@ -125,43 +117,19 @@ std::string ResolveRuntimeDir(const std::string& configured) {
   return "/run/iob";
 }
 
-class Broker::Impl {
- public:
-  Impl(std::string socket_path, milliseconds timeout)
-      : socket_path_(std::move(socket_path)),
-        timeout_(timeout),
-        channel_(MakeChannel(socket_path_)),
-        stub_(v1::BrokerService::NewStub(channel_)) {}
+Broker::Impl::Impl(std::string socket_path, milliseconds timeout)
+    : socket_path_(std::move(socket_path)),
+      timeout_(timeout),
+      channel_(MakeChannel(socket_path_)),
+      stub_(v1::BrokerService::NewStub(channel_)) {}
 
-  const std::string& socket_path() const { return socket_path_; }
-  milliseconds timeout() const { return timeout_; }
-
-  // One call by its deadline. Every call of ours can be repeated: it changes nothing, or it carries
-  // a request_id.
-  template <typename Request, typename Response>
-  absl::Status Call(grpc::Status (v1::BrokerService::Stub::*method)(grpc::ClientContext*,
-                                                                    const Request&, Response*),
-                    const Request& request, Response* response) {
-    const Deadline deadline = After(timeout_);
-    for (int attempt = 0;; ++attempt) {
-      grpc::ClientContext context;
-      context.set_deadline(ToGrpcDeadline(deadline));
-      const CallError error = ToCallError(((*stub_).*method)(&context, request, response));
-      if (!absl::IsUnavailable(error.status)) return error.status;
-      const milliseconds pause = std::max(Backoff(attempt), error.retry_delay);
-      if (steady_clock::now() + pause >= deadline) return error.status;
-      std::this_thread::sleep_for(pause);
-    }
-  }
-
-  absl::StatusOr<Health> CheckHealth();
-
- private:
-  std::string socket_path_;
-  milliseconds timeout_;
-  std::shared_ptr<grpc::Channel> channel_;
-  std::unique_ptr<v1::BrokerService::Stub> stub_;
-};
+bool Broker::Impl::PauseBeforeRetry(int attempt, const CallError& error, Deadline deadline) {
+  if (!absl::IsUnavailable(error.status)) return false;
+  const milliseconds pause = std::max(Backoff(attempt), error.retry_delay);
+  if (steady_clock::now() + pause >= deadline) return false;
+  std::this_thread::sleep_for(pause);
+  return true;
+}
 
 // By hand, because the health service's generated client is not installed with gRPC: an empty
 // request, and a reply whose field 1 is 1 for SERVING.
@@ -223,6 +191,8 @@ absl::StatusOr<CreatedBuffer> Broker::CreateBuffer(const CreateOptions& options)
   ToWire(options.ep0_open, request.mutable_ep0_open());
   ToWire(options.ep1_open, request.mutable_ep1_open());
   for (const EndpointId endpoint : options.attach) request.add_attach(iob::ToWire(endpoint));
+  IOB_ASSIGN_OR_RETURN(const uint32_t lease_ms, LeaseToWire(options.lease));
+  request.set_lease_ms(lease_ms);
   v1::CreateBufferResponse response;
   IOB_RETURN_IF_ERROR(impl_->Call(&v1::BrokerService::Stub::CreateBuffer, request, &response));
   CreatedBuffer created{.info = FromWire(response.buffer()),
@@ -238,11 +208,14 @@ absl::StatusOr<CreatedBuffer> Broker::CreateBuffer(const CreateOptions& options)
   return created;
 }
 
-absl::StatusOr<Handle> Broker::OpenHandle(const std::string& name, EndpointId endpoint) {
+absl::StatusOr<Handle> Broker::OpenHandle(const std::string& name, EndpointId endpoint,
+                                          milliseconds lease) {
   v1::OpenBufferRequest request;
   request.set_request_id(NewRequestId());
   request.set_name(name);
   request.set_endpoint(iob::ToWire(endpoint));
+  IOB_ASSIGN_OR_RETURN(const uint32_t lease_ms, LeaseToWire(lease));
+  request.set_lease_ms(lease_ms);
   v1::OpenBufferResponse response;
   IOB_RETURN_IF_ERROR(impl_->Call(&v1::BrokerService::Stub::OpenBuffer, request, &response));
   return HandleFromWire(response.handle());
@@ -267,32 +240,33 @@ absl::StatusOr<Endpoint> Broker::OpenEndpoint(const std::string& name, EndpointI
 absl::StatusOr<Ticket> Broker::Attach(const Handle& handle, std::optional<uint32_t> recipient_uid) {
   v1::AttachRequest request;
   request.set_request_id(NewRequestId());
-  SetSecret(handle, request.mutable_handle());
+  request.set_handle(iob::ToWire(handle));
   if (recipient_uid) request.set_recipient_uid(*recipient_uid);
   v1::AttachResponse response;
   IOB_RETURN_IF_ERROR(impl_->Call(&v1::BrokerService::Stub::Attach, request, &response));
   return FromWire(response.ticket());
 }
 
-absl::Status Broker::CloseHandle(const Handle& handle) {
-  v1::CloseHandleRequest request;
-  request.set_request_id(NewRequestId());
-  SetSecret(handle, request.mutable_handle());
-  v1::CloseHandleResponse response;
-  return impl_->Call(&v1::BrokerService::Stub::CloseHandle, request, &response);
+absl::StatusOr<BufferPage> Broker::ListBuffersPage(const ListOptions& options) {
+  v1::ListBuffersRequest request;
+  request.set_page_size(options.page_size);
+  request.set_page_token(options.page_token);
+  request.set_name_prefix(options.name_prefix);
+  v1::ListBuffersResponse response;
+  IOB_RETURN_IF_ERROR(impl_->Call(&v1::BrokerService::Stub::ListBuffers, request, &response));
+  BufferPage page{.buffers = {}, .next_page_token = response.next_page_token()};
+  for (const v1::BufferInfo& buffer : response.buffers()) page.buffers.push_back(FromWire(buffer));
+  return page;
 }
 
 absl::StatusOr<std::vector<BufferInfo>> Broker::ListBuffers(const std::string& name_prefix) {
-  v1::ListBuffersRequest request;
-  request.set_page_size(kPageSize);
-  request.set_name_prefix(name_prefix);
+  ListOptions options{.name_prefix = name_prefix, .page_size = kPageSize, .page_token = {}};
   std::vector<BufferInfo> buffers;
-  for (int page = 0; page < kPagesMax; ++page) {
-    v1::ListBuffersResponse response;
-    IOB_RETURN_IF_ERROR(impl_->Call(&v1::BrokerService::Stub::ListBuffers, request, &response));
-    for (const v1::BufferInfo& buffer : response.buffers()) buffers.push_back(FromWire(buffer));
-    if (response.next_page_token().empty()) return buffers;
-    request.set_page_token(response.next_page_token());
+  for (int pages = 0; pages < kPagesMax; ++pages) {
+    IOB_ASSIGN_OR_RETURN(BufferPage page, ListBuffersPage(options));
+    std::move(page.buffers.begin(), page.buffers.end(), std::back_inserter(buffers));
+    if (page.next_page_token.empty()) return buffers;
+    options.page_token = page.next_page_token;
   }
   return absl::InternalError("the daemon's list of buffers does not end");
 }
@@ -303,6 +277,14 @@ absl::StatusOr<BufferInfo> Broker::GetBuffer(const BufferKey& key) {
   v1::GetBufferResponse response;
   IOB_RETURN_IF_ERROR(impl_->Call(&v1::BrokerService::Stub::GetBuffer, request, &response));
   return FromWire(response.buffer());
+}
+
+absl::StatusOr<BufferView> Broker::GetBuffer(const Handle& handle) {
+  v1::GetBufferRequest request;
+  request.set_handle(iob::ToWire(handle));
+  v1::GetBufferResponse response;
+  IOB_RETURN_IF_ERROR(impl_->Call(&v1::BrokerService::Stub::GetBuffer, request, &response));
+  return BufferView{.info = FromWire(response.buffer()), .viewer = FromWire(response.viewer())};
 }
 
 absl::StatusOr<BufferStats> Broker::GetStats(const BufferKey& key) {
@@ -328,7 +310,7 @@ absl::Status Broker::Write(const Handle& handle, uint32_t region_index,
                            std::span<const std::span<const std::byte>> parts) {
   v1::WriteRequest request;
   request.set_request_id(NewRequestId());
-  SetSecret(handle, request.mutable_handle());
+  request.set_handle(iob::ToWire(handle));
   request.set_region_index(region_index);
   for (const std::span<const std::byte> part : parts) {
     request.add_parts(part.data(), part.size());

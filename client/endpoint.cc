@@ -1,12 +1,16 @@
 #include "client/endpoint.h"
 
+#include <array>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "client/error.h"
+#include "client/internal/attach_wire.h"
 #include "client/internal/connection.h"
 #include "client/internal/grants.h"
 #include "client/internal/handshake.h"
+#include "client/internal/region_window.h"
+#include "client/internal/signal_wait.h"
 #include "shm/result.h"
 #include "shm/ring_layout.h"
 
@@ -30,6 +34,7 @@ AttachedInfo ToInfo(const Grants& grants) {
                     .endpoint = grants.endpoint,
                     .koid = grants.endpoint_koid,
                     .peer_koid = grants.peer_koid,
+                    .rights = grants.rights,
                     .regions = {}};
   info.regions.reserve(grants.regions.size());
   for (const GrantedRegion& region : grants.regions) {
@@ -44,21 +49,29 @@ absl::Status AccessDenied(uint32_t region_index, const char* right) {
                     "ACCESS_DENIED");
 }
 
+// Nothing without WAIT.
+absl::StatusOr<std::optional<shm::SignalLine>> MapSignal(const Grants& grants) {
+  if (!grants.signal) return std::optional<shm::SignalLine>();
+  absl::StatusOr<shm::SignalLine> line =
+      shm::SignalLine::Map(*grants.signal, grants.signal_offset_bytes);
+  if (absl::IsInvalidArgument(line.status())) {
+    return WithReason(absl::DataLossError(line.status().message()), "PROTOCOL");
+  }
+  IOB_RETURN_IF_ERROR(line.status());
+  return std::optional<shm::SignalLine>(std::move(*line));
+}
+
+absl::Status ChangeSignals(Connection& connection, bool peer, uint32_t clear, uint32_t set,
+                           Deadline deadline) {
+  v1::ClientPacket packet;
+  v1::ChangeSignals& change = *packet.mutable_change_signals();
+  change.set_peer(peer);
+  change.set_clear(clear);
+  change.set_set(set);
+  return connection.Call(packet, deadline);
+}
+
 }  // namespace
-
-std::span<const std::byte> MappedRegion::bytes() const {
-  return std::visit(
-      [](const auto& mapping) {
-        return std::span<const std::byte>(mapping.base(), mapping.size_bytes());
-      },
-      mapping_);
-}
-
-std::span<std::byte> MappedRegion::writable_bytes() {
-  shm::Mapping* const mapping = std::get_if<shm::Mapping>(&mapping_);
-  if (mapping == nullptr) return {};
-  return {mapping->base(), mapping->size_bytes()};
-}
 
 class Endpoint::Impl {
  public:
@@ -72,8 +85,12 @@ class Endpoint::Impl {
   const AttachedInfo& info() const { return info_; }
   const std::shared_ptr<Connection>& connection() const { return connection_; }
 
-  // The region, if it exists and has that discipline and the endpoint is not closed.
+  // The region, if it exists and the endpoint is not closed.
+  absl::StatusOr<const GrantedRegion*> Find(uint32_t region_index) const;
+  // And if it has that discipline.
   absl::StatusOr<const GrantedRegion*> Find(uint32_t region_index, Discipline discipline) const;
+
+  absl::StatusOr<MappedRegion> Map(const GrantedRegion& region, const RegionWindow& window) const;
 
   // What an open reader holds, so that there is one per ring.
   absl::StatusOr<std::shared_ptr<void>> ClaimReader(uint32_t region_index);
@@ -91,8 +108,7 @@ class Endpoint::Impl {
   std::shared_ptr<Connection> connection_;
 };
 
-absl::StatusOr<const GrantedRegion*> Endpoint::Impl::Find(uint32_t region_index,
-                                                          Discipline discipline) const {
+absl::StatusOr<const GrantedRegion*> Endpoint::Impl::Find(uint32_t region_index) const {
   if (connection_->fd() < 0) return connection_->status();
   if (region_index >= regions_.size()) {
     return WithReason(
@@ -100,14 +116,25 @@ absl::StatusOr<const GrantedRegion*> Endpoint::Impl::Find(uint32_t region_index,
                                            regions_.size(), ", counted from 0")),
         "OUT_OF_RANGE");
   }
-  const GrantedRegion& region = regions_[region_index];
-  if (region.discipline != discipline) {
+  return &regions_[region_index];
+}
+
+absl::StatusOr<const GrantedRegion*> Endpoint::Impl::Find(uint32_t region_index,
+                                                          Discipline discipline) const {
+  IOB_ASSIGN_OR_RETURN(const GrantedRegion* region, Find(region_index));
+  if (region->discipline != discipline) {
     return WithReason(absl::FailedPreconditionError(absl::StrCat(
-                          "region ", region_index, " has discipline ", ToString(region.discipline),
+                          "region ", region_index, " has discipline ", ToString(region->discipline),
                           ", this needs ", ToString(discipline))),
                       "WRONG_DISCIPLINE");
   }
-  return &region;
+  return region;
+}
+
+absl::StatusOr<MappedRegion> Endpoint::Impl::Map(const GrantedRegion& region,
+                                                 const RegionWindow& window) const {
+  IOB_ASSIGN_OR_RETURN(shm::AddressRange range, MapWindow(region, info_.rights, window));
+  return MappedRegion(std::move(range), window.offset_bytes, Has(window.prot, Prot::kWrite));
 }
 
 absl::StatusOr<std::shared_ptr<void>> Endpoint::Impl::ClaimReader(uint32_t region_index) {
@@ -124,14 +151,9 @@ absl::StatusOr<std::shared_ptr<void>> Endpoint::Impl::ClaimReader(uint32_t regio
 absl::StatusOr<Endpoint> Endpoint::Attach(const Ticket& ticket, const AttachOptions& options) {
   IOB_ASSIGN_OR_RETURN(Handshake handshake, RedeemTicket(ticket, After(options.timeout)));
   Grants& grants = handshake.grants;
-  absl::StatusOr<shm::SignalLine> signal =
-      shm::SignalLine::Map(grants.signal, grants.signal_offset_bytes);
-  if (absl::IsInvalidArgument(signal.status())) {
-    return WithReason(absl::DataLossError(signal.status().message()), "PROTOCOL");
-  }
-  IOB_RETURN_IF_ERROR(signal.status());
+  IOB_ASSIGN_OR_RETURN(std::optional<shm::SignalLine> signal, MapSignal(grants));
   IOB_RETURN_IF_ERROR(ConfirmMapped(&handshake.channel));
-  auto connection = std::make_shared<Connection>(std::move(handshake.channel), std::move(*signal));
+  auto connection = std::make_shared<Connection>(std::move(handshake.channel), std::move(signal));
   return Endpoint(std::make_unique<Impl>(std::move(connection), std::move(grants)));
 }
 
@@ -144,14 +166,16 @@ const AttachedInfo& Endpoint::info() const { return impl_->info(); }
 
 absl::StatusOr<MappedRegion> Endpoint::Map(uint32_t region_index) const {
   IOB_ASSIGN_OR_RETURN(const GrantedRegion* region, impl_->Find(region_index, Discipline::kNone));
-  if (!region->data) return AccessDenied(region_index, "map");
-  if (region->data->writable) {
-    IOB_ASSIGN_OR_RETURN(shm::Mapping mapping, shm::Mapping::Map(region->data->memfd));
-    return MappedRegion(std::move(mapping));
-  }
-  IOB_ASSIGN_OR_RETURN(shm::ReadOnlyMapping mapping,
-                       shm::ReadOnlyMapping::Map(region->data->memfd));
-  return MappedRegion(std::move(mapping));
+  return impl_->Map(*region, {.offset_bytes = 0,
+                              .length_bytes = region->size_bytes,
+                              .prot = WidestProt(*region, info().rights)});
+}
+
+absl::StatusOr<MappedRegion> Endpoint::Map(uint32_t region_index, uint64_t offset_bytes,
+                                           uint64_t length_bytes, Prot prot) const {
+  IOB_ASSIGN_OR_RETURN(const GrantedRegion* region, impl_->Find(region_index));
+  return impl_->Map(*region,
+                    {.offset_bytes = offset_bytes, .length_bytes = length_bytes, .prot = prot});
 }
 
 absl::StatusOr<RingReader> Endpoint::OpenReader(uint32_t region_index) {
@@ -171,12 +195,75 @@ absl::StatusOr<RingReader> Endpoint::OpenReader(uint32_t region_index) {
 
 absl::StatusOr<RingWriter> Endpoint::OpenWriter(uint32_t region_index,
                                                 const RingWriterOptions& options) {
+  // As in zx_iob_writev: the handle's right before anything about the region.
+  if (impl_->connection()->fd() >= 0 && !info().rights.write()) {
+    return WithReason(absl::PermissionDeniedError("the handle has no right WRITE"),
+                      "ACCESS_DENIED");
+  }
   IOB_ASSIGN_OR_RETURN(const GrantedRegion* region,
                        impl_->Find(region_index, Discipline::kMediatedRing));
-  if (!region->access.For(EndpointId::kEp0).mediated_write()) {
+  if (!EffectiveRights(region->access.For(EndpointId::kEp0), info().rights).mediated_write()) {
     return AccessDenied(region_index, "mediated-write");
   }
   return RingWriter(region_index, options, impl_->connection());
+}
+
+absl::StatusOr<IdAllocator> Endpoint::OpenIdAllocator(uint32_t region_index) {
+  IOB_ASSIGN_OR_RETURN(const GrantedRegion* region,
+                       impl_->Find(region_index, Discipline::kIdAllocator));
+  return IdAllocator::Open(*region, info().rights, impl_->connection());
+}
+
+absl::Status Endpoint::SetName(const std::string& name, Deadline deadline) {
+  v1::ClientPacket packet;
+  IOB_ASSIGN_OR_RETURN(*packet.mutable_change_name()->mutable_name(), NameToWire(name));
+  return impl_->connection()->Call(packet, deadline);
+}
+
+absl::Status Endpoint::Signal(uint32_t clear, uint32_t set, Deadline deadline) {
+  return ChangeSignals(*impl_->connection(), /*peer=*/false, clear, set, deadline);
+}
+
+absl::Status Endpoint::SignalPeer(uint32_t clear, uint32_t set, Deadline deadline) {
+  return ChangeSignals(*impl_->connection(), /*peer=*/true, clear, set, deadline);
+}
+
+uint32_t Endpoint::signals() const { return impl_->connection()->signals(); }
+
+absl::StatusOr<ObservedSignals> Endpoint::WaitSignals(uint32_t signals, Deadline deadline) const {
+  SignalWait wait{.connection = impl_->connection().get(), .signals = signals, .observed = 0};
+  size_t failed = 0;
+  IOB_ASSIGN_OR_RETURN(const size_t satisfied, AwaitSignals({&wait, 1}, deadline, &failed));
+  return ObservedSignals{.signals = wait.observed, .timed_out = satisfied == 0};
+}
+
+absl::StatusOr<size_t> Endpoint::WaitMany(std::span<WaitItem> items, Deadline deadline) {
+  if (items.size() > kWaitItemsMax) {
+    return WithReason(absl::OutOfRangeError(absl::StrCat(items.size(), " items; at most ",
+                                                         kWaitItemsMax, " can be waited for")),
+                      "OUT_OF_RANGE");
+  }
+  std::array<SignalWait, kWaitItemsMax> waits;
+  for (size_t i = 0; i < items.size(); ++i) {
+    if (items[i].endpoint == nullptr) {
+      return WithReason(absl::InvalidArgumentError(absl::StrCat("item ", i, " has no endpoint")),
+                        "INVALID_ARGUMENT");
+    }
+    waits[i] = {.connection = items[i].endpoint->impl_->connection().get(),
+                .signals = items[i].signals,
+                .observed = 0};
+  }
+  if (items.empty()) {
+    return WithReason(absl::InvalidArgumentError("nothing to wait for"), "INVALID_ARGUMENT");
+  }
+  size_t failed = 0;
+  const absl::StatusOr<size_t> satisfied =
+      AwaitSignals(std::span(waits).first(items.size()), deadline, &failed);
+  for (size_t i = 0; i < items.size(); ++i) items[i].observed = waits[i].observed;
+  if (satisfied.ok()) return satisfied;
+  return WithReason(absl::Status(satisfied.status().code(),
+                                 absl::StrCat("item ", failed, ": ", satisfied.status().message())),
+                    ReasonText(satisfied.status()));
 }
 
 absl::StatusOr<std::optional<Event>> Endpoint::PollEvents() {

@@ -9,9 +9,20 @@
 // and by which descriptors exist; the checks here only say it early and in words.
 //
 // Destroying an Endpoint closes it. What was opened from it may outlive it: a RingReader can still
-// drain its memory, a RingWriter answers DETACHED. Readers and MappedRegions keep their memory
-// mapped, so for the broker and the peer the endpoint is closed when the last of them is gone. If
-// the process dies instead, the broker finds out by itself and says so to the other endpoint.
+// drain its memory and an IdAllocator read its blobs, while a RingWriter and an allocation answer
+// DETACHED. Readers and MappedRegions keep their memory mapped, so for the broker and the peer the
+// endpoint is closed when the last of them is gone. If the process dies instead, the broker finds
+// out by itself and says so to the other endpoint.
+//
+// An endpoint of a handle without the right WAIT is told nothing: it has no signals and no events,
+// and its peer seems to live for ever. Everything else works the same.
+//
+// Calls (SetName, Signal, SignalPeer, IdAllocator::AllocateId) travel on the attach socket with the
+// writes of RingWriters, and are answered in order: behind a batch that waits for room in its ring,
+// a call waits too. The broker's errors keep their code and reason. Errors of every call, besides
+// those listed at each:
+//   DEADLINE_EXCEEDED / DEADLINE  no answer in time; whether it was done is not known
+//   UNAVAILABLE / DISCONNECTED, FAILED_PRECONDITION / REVOKED, DETACHED  the connection is over
 //
 // Thread-compatible, together with everything opened from it: one thread at a time. Two threads
 // that want to work at once attach twice. After a fork the child must not use it.
@@ -24,12 +35,13 @@
 #include <optional>
 #include <span>
 #include <string>
-#include <variant>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "client/endpoint_event.h"
+#include "client/id_allocator.h"
 #include "client/ring_reader.h"
 #include "client/ring_writer.h"
 #include "client/types.h"
@@ -51,28 +63,53 @@ struct AttachedRegion {
 
 struct AttachedInfo {
   uint64_t buffer_koid = 0;
-  std::string name;
+  std::string name;  // As it was when this was attached.
   EndpointId endpoint = EndpointId::kEp0;
   uint64_t koid = 0;
   uint64_t peer_koid = 0;
+  HandleRights rights;  // Of the handle that was attached.
   std::vector<AttachedRegion> regions;
 };
 
-// The memory of a region without a discipline. Valid until destroyed, also after the endpoint was
-// closed. Unless the region says otherwise, the peer may change every byte at any moment: copy what
-// a decision depends on, once, before deciding.
+// A window of a region's memory. Valid until destroyed, also after the endpoint was closed, which
+// counts as open until then. Unless the region says otherwise, the peer may change every byte at
+// any moment: copy what a decision depends on, once, before deciding. A forked child shares the
+// mapping.
 class MappedRegion {
  public:
-  bool writable() const { return std::holds_alternative<shm::Mapping>(mapping_); }
-  std::span<const std::byte> bytes() const;
-  // Empty when the endpoint may not map the region for writing.
-  std::span<std::byte> writable_bytes();
+  // Where the window begins, in the region.
+  uint64_t offset_bytes() const { return offset_bytes_; }
+  bool writable() const { return writable_; }
+  // Whole pages.
+  std::span<const std::byte> bytes() const { return {range_.base(), range_.size_bytes()}; }
+  // Empty unless it was mapped for writing.
+  std::span<std::byte> writable_bytes() {
+    if (!writable_) return {};
+    return {range_.base(), range_.size_bytes()};
+  }
 
  private:
   friend class Endpoint;
-  explicit MappedRegion(std::variant<shm::Mapping, shm::ReadOnlyMapping> mapping)
-      : mapping_(std::move(mapping)) {}
-  std::variant<shm::Mapping, shm::ReadOnlyMapping> mapping_;
+  MappedRegion(shm::AddressRange range, uint64_t offset_bytes, bool writable)
+      : range_(std::move(range)), offset_bytes_(offset_bytes), writable_(writable) {}
+  shm::AddressRange range_;
+  uint64_t offset_bytes_;
+  bool writable_;
+};
+
+class Endpoint;
+
+// What WaitSignals saw.
+struct ObservedSignals {
+  uint32_t signals = 0;    // All that were raised, whether they were waited for or not.
+  bool timed_out = false;  // None of those waited for was, until the deadline (ZX_ERR_TIMED_OUT).
+};
+
+// One endpoint of WaitMany (zx_wait_item_t).
+struct WaitItem {
+  const Endpoint* endpoint = nullptr;
+  uint32_t signals = 0;   // Any of them ends the wait.
+  uint32_t observed = 0;  // Answer: all that were raised, whether they were waited for or not.
 };
 
 struct AttachOptions {
@@ -97,22 +134,96 @@ class Endpoint {
 
   const AttachedInfo& info() const;
 
-  // Maps a region without a discipline, for writing if this endpoint may, else for reading.
+  // Maps all of a region without a discipline, for writing if this endpoint may, else for reading.
+  //   FAILED_PRECONDITION / DETACHED            closed
   //   OUT_OF_RANGE                              no such region
   //   FAILED_PRECONDITION / WRONG_DISCIPLINE    the region has one
   //   PERMISSION_DENIED / ACCESS_DENIED         no map right, in the region or in the handle
-  //   FAILED_PRECONDITION / DETACHED            closed
+  //   INVALID_ARGUMENT                          it has no bytes
   absl::StatusOr<MappedRegion> Map(uint32_t region_index) const;
+
+  // Maps `length_bytes`, rounded up to whole pages, from `offset_bytes` on of any region
+  // (zx_vmar_map_iob). Several mappings of the same pages are fine, at once and of any size; each
+  // keeps the endpoint from closing. It works also when the peer is closed. The first check that
+  // fails is the answer:
+  //   FAILED_PRECONDITION / DETACHED     closed
+  //   OUT_OF_RANGE                       no such region
+  //   PERMISSION_DENIED / ACCESS_DENIED  no map right: neither map bit in the region, or no MAP in
+  //                                      the handle
+  //   INVALID_ARGUMENT                   `prot` without kRead: what can be written or executed can
+  //                                      be read. (Zircon has mappings without any access.)
+  //   PERMISSION_DENIED / ACCESS_DENIED  kRead or kWrite without that right in the region and in
+  //                                      the handle; kExecute, always
+  //   INVALID_ARGUMENT                   other bits in `prot`
+  //   INVALID_ARGUMENT                   `offset_bytes` is not a multiple of the page size
+  //   OUT_OF_RANGE                       the rounded length overflows, or offset and length do
+  //   INVALID_ARGUMENT                   no bytes
+  //   OUT_OF_RANGE                       it ends beyond the region. Zircon maps it, and faults when
+  //                                      it is touched; here that would be a SIGBUS.
+  //   UNAVAILABLE, RESOURCE_EXHAUSTED    the kernel has no room
+  // How the disciplines lie in a region:
+  //   none            the bytes.
+  //   id allocator    header, slots and blobs (shm/id_allocator_layout.h).
+  //   mediated ring   the head page, and the records side by side with it, byte for byte Zircon's
+  //                   MEDIATED_WRITE_RING_BUFFER. The records are sealed: kWrite is for windows of
+  //                   the head page alone, and anything longer answers PERMISSION_DENIED /
+  //                   ACCESS_DENIED, after all other checks. Who moves the tail through a mapping
+  //                   must not have a RingReader open as well.
+  absl::StatusOr<MappedRegion> Map(uint32_t region_index, uint64_t offset_bytes,
+                                   uint64_t length_bytes, Prot prot) const;
 
   // The consumer of a mediated ring; needs map-read and map-write. Errors as Map, and
   //   FAILED_PRECONDITION / IN_USE              a reader of this endpoint is open
   //   DATA_LOSS / INTEGRITY                     the ring's positions cannot be
   absl::StatusOr<RingReader> OpenReader(uint32_t region_index);
 
-  // A writer of a mediated ring; needs mediated-write. Errors as Map. The broker checks the right
-  // (the handle's too) at the first write.
+  // A writer of a mediated ring; needs mediated-write in the region and WRITE in the handle. Errors
+  // as Map.
   absl::StatusOr<RingWriter> OpenWriter(uint32_t region_index,
                                         const RingWriterOptions& options = {});
+
+  // An id allocator: ids for blobs, blobs for ids. Errors as the first Map; ACCESS_DENIED when this
+  // endpoint may neither read it (map-read) nor allocate (map-write, or mediated-write).
+  absl::StatusOr<IdAllocator> OpenIdAllocator(uint32_t region_index);
+
+  // Names the buffer, for both endpoints (ZX_PROP_NAME). Only the first 31 bytes count, as in
+  // Zircon; empty: no name. Right: SET_PROPERTY.
+  //   INVALID_ARGUMENT                   not printable ASCII, or starts with '#'
+  //   PERMISSION_DENIED / ACCESS_DENIED
+  //   ALREADY_EXISTS / NAME_TAKEN        another buffer has it
+  absl::Status SetName(const std::string& name, Deadline deadline = After(kCallTimeout));
+
+  // Clears, then raises, user signals of this endpoint (zx_object_signal). Right: SIGNAL.
+  //   INVALID_ARGUMENT                   a bit outside of kUserSignals
+  //   PERMISSION_DENIED / ACCESS_DENIED
+  absl::Status Signal(uint32_t clear, uint32_t set, Deadline deadline = After(kCallTimeout));
+
+  // The same for the other endpoint (zx_object_signal_peer). Right: SIGNAL_PEER. Errors as Signal,
+  // and
+  //   FAILED_PRECONDITION / PEER_CLOSED  the peer has no handle and no attachment left, even if
+  //                                      mappings still delay kSignalPeerClosed
+  absl::Status SignalPeer(uint32_t clear, uint32_t set, Deadline deadline = After(kCallTimeout));
+
+  // From memory, without a system call: what is raised on this endpoint, kSignalPeerClosed and user
+  // signals. 0 without the right WAIT; after Close, as of then.
+  uint32_t signals() const;
+
+  // Waits until any of `signals` is raised (zx_object_wait_one); a deadline in the past looks once.
+  // A signal that is raised and cleared again before this looks is not seen. What was raised is
+  // told also when the connection has ended since.
+  //   FAILED_PRECONDITION / DETACHED     closed
+  //   PERMISSION_DENIED / ACCESS_DENIED  no WAIT
+  //   UNAVAILABLE / DISCONNECTED, FAILED_PRECONDITION / REVOKED  none is raised, and none will be
+  //                                      any more; a lost broker is noticed within half a second
+  absl::StatusOr<ObservedSignals> WaitSignals(uint32_t signals, Deadline deadline) const;
+
+  // Waits until any item has any of its signals raised (zx_object_wait_many), and fills `observed`
+  // of all of them, also on failure. How many items are satisfied; 0: the deadline passed.
+  //   INVALID_ARGUMENT   no item, or one without an endpoint
+  //   OUT_OF_RANGE       more than kWaitItemsMax
+  //   and as WaitSignals, for the first item that fails; the message says which
+  static absl::StatusOr<size_t> WaitMany(std::span<WaitItem> items, Deadline deadline);
+  static constexpr size_t kWaitItemsMax = 8;
 
   // The next event if there is one. Never blocks. Errors: the connection ended (UNAVAILABLE /
   // DISCONNECTED, FAILED_PRECONDITION / REVOKED or DETACHED, or what the broker said), after all
@@ -122,7 +233,7 @@ class Endpoint {
   absl::StatusOr<std::optional<Event>> WaitEvent(Deadline deadline);
 
   // From memory, without a system call: the other endpoint is gone for good, and how. Kind kOpen
-  // while it lives. After Close: as of then.
+  // while it lives, and always without the right WAIT. After Close: as of then.
   bool peer_closed() const;
   CloseReason close_reason() const;
 

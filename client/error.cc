@@ -1,6 +1,5 @@
 #include "client/error.h"
 
-#include <array>
 #include <utility>
 
 #include "absl/strings/cord.h"
@@ -11,13 +10,33 @@ namespace {
 
 constexpr absl::string_view kReasonPayloadUrl = "iob.v1/reason";
 
-constexpr std::array<std::string_view, 23> kReasons = {
-    "INVALID_ARGUMENT",  "OUT_OF_RANGE",     "ACCESS_DENIED", "POLICY",
-    "BAD_HANDLE",        "WRONG_DISCIPLINE", "RING_FULL",     "QUOTA",
-    "INTEGRITY",         "PEER_CLOSED",      "BUSY",          "NOT_FOUND",
-    "NAME_TAKEN",        "ENFORCEMENT",      "IN_USE",        "REQUEST_ID_REUSED",
-    "DEADLINE",          "PROTOCOL",         "UNSUPPORTED",   "INTERNAL",
-    kReasonDisconnected, kReasonRevoked,     kReasonDetached,
+constexpr std::string_view kReasons[] = {
+    "INVALID_ARGUMENT",
+    "OUT_OF_RANGE",
+    "ACCESS_DENIED",
+    "POLICY",
+    "BAD_HANDLE",
+    "WRONG_DISCIPLINE",
+    "RING_FULL",
+    "QUOTA",
+    "INTEGRITY",
+    "PEER_CLOSED",
+    "BUSY",
+    "NOT_FOUND",
+    "NAME_TAKEN",
+    "ENFORCEMENT",
+    "IN_USE",
+    "REQUEST_ID_REUSED",
+    "DEADLINE",
+    "PROTOCOL",
+    "UNSUPPORTED",
+    "INTERNAL",
+    "WRONG_OBJECT",
+    "REGION_FULL",
+    kReasonDisconnected,
+    kReasonRevoked,
+    kReasonDetached,
+    kReasonTooLarge,
 };
 
 }  // namespace

@@ -20,6 +20,8 @@ inline constexpr std::string_view kReasonDisconnected = "DISCONNECTED";
 inline constexpr std::string_view kReasonRevoked = "REVOKED";
 // This side closed the endpoint. Code FAILED_PRECONDITION.
 inline constexpr std::string_view kReasonDetached = "DETACHED";
+// More than the caller asked for. Code RESOURCE_EXHAUSTED.
+inline constexpr std::string_view kReasonTooLarge = "TOO_LARGE";
 
 // The reason of an error: a static string, "" when the status carries none, and "UNKNOWN" for a
 // reason that this version of the library has not heard of (ReasonText has it).

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 
 #include "client/error.h"
 #include "client/internal/connection.h"
@@ -15,6 +16,8 @@ using std::chrono::nanoseconds;
 
 // A sleep on memory does not see the connection: a broker that died wakes nobody.
 constexpr std::chrono::milliseconds kSleepSlice{500};
+// Without WAIT there is no word that changes with the peer: only the socket tells of an end.
+constexpr std::chrono::milliseconds kBlindSleepSlice{10};
 
 int64_t ToMonotonicNs(Deadline deadline) {
   return duration_cast<nanoseconds>(deadline.time_since_epoch()).count();
@@ -69,22 +72,24 @@ absl::StatusOr<WaitOutcome> RingReader::Wait(Deadline deadline) {
 }
 
 void RingReader::Sleep(Deadline deadline) {
-  const Deadline slice = std::min(deadline, After(kSleepSlice));
   // The change word first: a bit raised after this load makes the sleep return at once.
-  const shm::FutexWord change = connection_->ChangeWord();
+  const std::optional<shm::FutexWord> change = connection_->ChangeWord();
+  const Deadline slice = std::min(deadline, After(change ? kSleepSlice : kBlindSleepSlice));
   armed_ = false;
   if (ring_.PrepareToWait(shm::kWaitingOnFutex) && !connection_->peer_closed()) {
-    if (shm::Waiter::Sleep(ring_.HeadWord(), change, ToMonotonicNs(slice)) ==
-        shm::FutexOutcome::kDeadline) {
-      // What the broker says about this connection it says on the socket.
-      connection_->Pump();
-    }
+    const shm::FutexWord head = ring_.HeadWord();
+    const shm::FutexOutcome outcome = change
+                                          ? shm::Waiter::Sleep(head, *change, ToMonotonicNs(slice))
+                                          : shm::FutexWaitAny({&head, 1}, ToMonotonicNs(slice));
+    // What the broker says about this connection it says on the socket.
+    if (outcome == shm::FutexOutcome::kDeadline) connection_->Pump();
   }
   ring_.ClearWaiting();
 }
 
 bool RingReader::ArmFd() {
   connection_->Pump();
+  if (!connection_->ChangeWord()) return false;
   connection_->DropReadable(region_index_);
   armed_ = true;
   const bool nothing_there = ring_.PrepareToWait(shm::kWaitingOnSocket);

@@ -3,9 +3,10 @@
 //     while (true) {
 //       absl::StatusOr<iob::WaitOutcome> outcome = reader.Wait(iob::After(1s));
 //       if (!outcome.ok()) return outcome.status();
-//       if (*outcome == iob::WaitOutcome::kPeerClosed) break;  // Drained, and nobody writes any
-//       more. reader.Drain(1024, [](const iob::RecordView& record) { Use(record.tag,
-//       record.payload); });
+//       if (*outcome == iob::WaitOutcome::kPeerClosed) break;  // Drained, and nobody writes.
+//       reader.Drain(1024, [](const iob::RecordView& record) {
+//         Use(record.tag, record.payload);
+//       });
 //     }
 //
 // Records are views into the ring, stamped by the broker with the tag of who wrote them. The memory
@@ -96,12 +97,14 @@ class RingReader {
   //   UNAVAILABLE / DISCONNECTED, FAILED_PRECONDITION / REVOKED, DETACHED
   //                        no record is there and the broker cannot announce any; a lost broker is
   //                        noticed within half a second
+  // An endpoint whose handle had no WAIT is not told of its peer: never kPeerClosed then.
   absl::StatusOr<WaitOutcome> Wait(Deadline deadline);
 
   // For a poll loop instead of Wait: asks for a packet on the attach socket, fd(), with the next
   // record. True when it is right to sleep; false when records or events are there already, or the
   // ring or the connection is broken. After fd() became readable: take Endpoint::PollEvents until
-  // it is empty, Drain until nothing is left, and arm again.
+  // it is empty, Drain until nothing is left, and arm again. Never true without the right WAIT: no
+  // packet would come.
   bool ArmFd();
   // The attach socket; -1 when the endpoint is closed.
   int fd() const;

@@ -1,12 +1,63 @@
 #include "client/types.h"
 
 #include <algorithm>
+#include <span>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 
 namespace iob {
+namespace {
+
+struct BitName {
+  uint32_t bit = 0;
+  const char* name = nullptr;
+};
+
+// The names of the bits that are set, in the order of `names`, and what has no name as a number.
+std::string JoinNames(uint32_t bits, std::span<const BitName> names) {
+  std::string text;
+  const auto add = [&text](absl::string_view name) {
+    absl::StrAppend(&text, text.empty() ? "" : ",", name);
+  };
+  for (const BitName& known : names) {
+    if ((bits & known.bit) == 0) continue;
+    add(known.name);
+    bits &= ~known.bit;
+  }
+  if (bits != 0) add(absl::StrCat("0x", absl::Hex(bits)));
+  return text.empty() ? "none" : text;
+}
+
+constexpr BitName kRightNames[] = {
+    {HandleRights::kDuplicate, "duplicate"},
+    {HandleRights::kTransfer, "transfer"},
+    {HandleRights::kRead, "read"},
+    {HandleRights::kWrite, "write"},
+    {HandleRights::kMap, "map"},
+    {HandleRights::kGetProperty, "get-property"},
+    {HandleRights::kSetProperty, "set-property"},
+    {HandleRights::kSignal, "signal"},
+    {HandleRights::kSignalPeer, "signal-peer"},
+    {HandleRights::kWait, "wait"},
+    {HandleRights::kInspect, "inspect"},
+    {HandleRights::kSameRights, "same-rights"},
+};
+
+constexpr BitName kProtNames[] = {
+    {static_cast<uint32_t>(Prot::kRead), "read"},
+    {static_cast<uint32_t>(Prot::kWrite), "write"},
+    {static_cast<uint32_t>(Prot::kExecute), "execute"},
+};
+
+constexpr BitName kSignalNames[] = {
+    {kSignalPeerClosed, "peer-closed"}, {UserSignal(0), "user-0"}, {UserSignal(1), "user-1"},
+    {UserSignal(2), "user-2"},          {UserSignal(3), "user-3"}, {UserSignal(4), "user-4"},
+    {UserSignal(5), "user-5"},          {UserSignal(6), "user-6"}, {UserSignal(7), "user-7"},
+};
+
+}  // namespace
 
 Deadline After(std::chrono::nanoseconds timeout) {
   const Deadline now = std::chrono::steady_clock::now();
@@ -74,6 +125,16 @@ std::string ToString(LossCause cause) {
   return "unknown";
 }
 
+std::string ToString(ObjectType type) {
+  return type == ObjectType::kEndpoint ? "endpoint" : "shared-region";
+}
+
+std::string ToString(HandleRights rights) { return JoinNames(rights.bits(), kRightNames); }
+
+std::string ToString(Prot prot) { return JoinNames(static_cast<uint32_t>(prot), kProtNames); }
+
+std::string SignalsToString(uint32_t signals) { return JoinNames(signals, kSignalNames); }
+
 std::string ToString(const CloseReason& reason) {
   switch (reason.kind) {
     case CloseKind::kOpen:
@@ -100,6 +161,20 @@ RegionSpec MediatedRingSpec(uint64_t size_bytes) {
           .size_bytes = size_bytes,
           .access = AccessBits(RegionRights::kMapRead | RegionRights::kMapWrite |
                                RegionRights::kMediatedWrite << 4)};
+}
+
+RegionSpec SharedRingSpec(const Handle& shared_region) {
+  RegionSpec spec = MediatedRingSpec(0);
+  spec.type = RegionType::kShared;
+  spec.shared_region = shared_region;
+  return spec;
+}
+
+RegionSpec IdAllocatorSpec(uint64_t size_bytes) {
+  return {.type = RegionType::kPrivate,
+          .discipline = Discipline::kIdAllocator,
+          .size_bytes = size_bytes,
+          .access = AccessBits(RegionRights::kMapRead | RegionRights::kMediatedWrite << 4)};
 }
 
 std::ostream& operator<<(std::ostream& stream, const Handle&) {

@@ -132,9 +132,20 @@ void AttachConnection::OnPacket(const v1::ClientPacket& packet) {
       if (live) return OnWrite();
       break;
     case v1::ClientPacket::kRoomMade:
-      if (live)
-        return host_.OnRoomMade(attachment_->buffer->koid(), packet.room_made().region_index());
+      if (live) return OnRoomMade(packet.room_made());
       break;
+    case v1::ClientPacket::kAllocateId:
+      if (live) return OnAllocateId(packet.allocate_id());
+      break;
+    case v1::ClientPacket::kChangeSignals: {
+      if (!live) break;
+      const v1::ChangeSignals& change = packet.change_signals();
+      return AnswerCall(host_.registry().ChangeSignals(attachment_->held(), change.peer(),
+                                                       change.clear(), change.set()));
+    }
+    case v1::ClientPacket::kChangeName:
+      if (!live) break;
+      return AnswerCall(host_.registry().SetName(attachment_->held(), packet.change_name().name()));
     case v1::ClientPacket::kDetach:
       return End({.kind = CloseKind::kClosed});
     case v1::ClientPacket::PACKET_NOT_SET:
@@ -164,24 +175,58 @@ void AttachConnection::OnRedeem(const v1::Redeem& redeem) {
   const absl::Status sent = SendGrants();
   grant_fds_.clear();
   if (!sent.ok()) {
+    LeaveOwners();
     attachment_.reset();
     return Refuse(sent);
   }
   attachment_ = *host_.registry().RedeemTicket(*token, holder, now_ns);
+  host_.registry().SetIdOwners(attachment_->id, std::exchange(id_owners_, {}));
   host_.OnAttached(id_, attachment_->id);
   phase_ = Phase::kMapping;
   ArmStepTimer("word that the descriptors are mapped");
 }
 
-absl::Status AttachConnection::AddSection(const SectionPlan& plan, v1::SectionGrant& grant) {
+// What did not come to be an attachment allocates no ids.
+void AttachConnection::LeaveOwners() {
+  for (const IdOwnerOf& of : std::exchange(id_owners_, {}))
+    attachment_->buffer->regions()[of.region_index].shared_ids()->Leave(of.owner);
+}
+
+absl::Status AttachConnection::AddSection(const SectionPlan& plan, shm::GrantRange range,
+                                          v1::SectionGrant& grant) {
   Endpoint& endpoint = attachment_->buffer->endpoint(attachment_->endpoint);
   IOB_ASSIGN_OR_RETURN(shm::UniqueFd fd, plan.memfd->OpenGrant(plan.mode));
-  IOB_RETURN_IF_ERROR(shm::LockGrant(fd.get(), attachment_->endpoint, endpoint.grants_made++));
+  IOB_RETURN_IF_ERROR(shm::LockGrant(fd.get(), range, endpoint.grants_made++));
   grant.set_kind(plan.kind);
   grant.set_size_bytes(plan.memfd->size_bytes());
   grant.set_writable(plan.mode == shm::FdMode::kReadWrite);
   grant.set_fd_index(static_cast<uint32_t>(grant_fds_.size()));
   grant_fds_.push_back(std::move(fd));
+  return absl::OkStatus();
+}
+
+absl::Status AttachConnection::FillRegion(Region& region, v1::RegionGrant& grant) {
+  const EndpointId endpoint = attachment_->endpoint;
+  const RegionSpec& spec = region.spec();
+  const shm::RegionRights rights =
+      shm::EffectiveRights(spec.access.For(endpoint), attachment_->rights);
+  grant.set_type(spec.type);
+  grant.set_discipline(spec.discipline);
+  grant.set_size_bytes(spec.size_bytes);
+  grant.set_access_bits(spec.access.SeenFrom(endpoint).bits());
+  grant.set_enforcement(
+      region.EnforcementFor(rights, identity_.peer_uid, host_.registry().broker_uid()));
+  grant.set_tag(attachment_->buffer->TagOf(region, endpoint));
+  grant.set_koid(region.koid());
+  const uint32_t grant_number = attachment_->buffer->endpoint(endpoint).grants_made;
+  for (const SectionPlan& plan : region.SectionsFor(rights)) {
+    IOB_RETURN_IF_ERROR(AddSection(plan, region.GrantRangeOf(endpoint), *grant.add_sections()));
+  }
+  if (region.shared_ids() == nullptr || !rights.map_write()) return absl::OkStatus();
+  IOB_ASSIGN_OR_RETURN(const shm::IdOwner owner,
+                       region.shared_ids()->Take(region.GrantRangeOf(endpoint), grant_number));
+  id_owners_.push_back({.region_index = grant.index(), .owner = owner});
+  grant.set_id_owner(owner);
   return absl::OkStatus();
 }
 
@@ -191,35 +236,30 @@ absl::Status AttachConnection::SendGrants() {
   v1::BrokerPacket packet;
   v1::GrantSet& grants = *packet.mutable_grants();
   grants.set_buffer_koid(buffer.koid());
-  grants.set_name(buffer.name());
+  if (attachment_->rights.Has(shm::HandleRights::kGetProperty)) grants.set_name(buffer.name());
   grants.set_endpoint(endpoint == EndpointId::kEp0 ? v1::ENDPOINT_ID_EP0 : v1::ENDPOINT_ID_EP1);
   grants.set_endpoint_koid(buffer.endpoint(endpoint).koid);
   grants.set_peer_koid(buffer.endpoint(shm::PeerOf(endpoint)).koid);
+  grants.set_handle_rights(attachment_->rights.bits());
   uint32_t index = 0;
-  for (const Region& region : buffer.regions()) {
-    const RegionSpec& spec = region.spec();
-    const shm::RegionRights rights =
-        shm::EffectiveRights(spec.access.For(endpoint), attachment_->rights);
+  for (Region& region : buffer.regions()) {
     v1::RegionGrant& grant = *grants.add_regions();
     grant.set_index(index++);
-    grant.set_type(spec.type);
-    grant.set_discipline(spec.discipline);
-    grant.set_size_bytes(spec.size_bytes);
-    grant.set_access_bits(spec.access.SeenFrom(endpoint).bits());
-    grant.set_enforcement(
-        region.EnforcementFor(rights, identity_.peer_uid, host_.registry().broker_uid()));
-    grant.set_tag(buffer.TagOf(region, endpoint));
-    grant.set_koid(region.koid());
-    for (const SectionPlan& plan : region.SectionsFor(rights)) {
-      IOB_RETURN_IF_ERROR(AddSection(plan, *grant.add_sections()));
-    }
+    IOB_RETURN_IF_ERROR(FillRegion(region, grant));
   }
-  const SectionPlan signal{.kind = v1::SECTION_KIND_SIGNAL, .memfd = &buffer.signal().memfd()};
-  IOB_RETURN_IF_ERROR(AddSection(signal, *grants.mutable_signal()));
-  grants.set_signal_offset_bytes(static_cast<uint32_t>(shm::SignalLineOffset(endpoint)));
+  if (HearsEvents()) {
+    IOB_ASSIGN_OR_RETURN(const shm::SealedMemfd* page, buffer.signal().Page());
+    const SectionPlan signal{.kind = v1::SECTION_KIND_SIGNAL, .memfd = page};
+    IOB_RETURN_IF_ERROR(AddSection(signal, shm::GrantRange(endpoint), *grants.mutable_signal()));
+    grants.set_signal_offset_bytes(static_cast<uint32_t>(shm::SignalLineOffset(endpoint)));
+  }
   std::vector<int> fds;
   for (const shm::UniqueFd& fd : grant_fds_) fds.push_back(fd.get());
   return channel_.Send(BytesOf(packet.SerializeAsString()), fds);
+}
+
+bool AttachConnection::HearsEvents() const {
+  return attachment_->rights.Has(shm::HandleRights::kWait);
 }
 
 void AttachConnection::OnMapped() {
@@ -231,8 +271,7 @@ void AttachConnection::OnMapped() {
 
 void AttachConnection::OnWrite() {
   const v1::WriteBatch& batch = packet_.write();
-  auto target = Mediator::Resolve(*attachment_->buffer, attachment_->endpoint, attachment_->rights,
-                                  batch.region_index());
+  auto target = Mediator::Resolve(attachment_->held(), batch.region_index());
   if (!target.ok()) return Refuse(target.status());
   if (batch.records_size() > kWriteBatchRecordsMax) {
     return Refuse(
@@ -242,20 +281,44 @@ void AttachConnection::OnWrite() {
   target_ = *target;
   progress_ = {};
   const bool may_wait = batch.wait_ms() != 0;
-  const Koid koid = attachment_->buffer->koid();
-  const Region& region = attachment_->buffer->regions()[batch.region_index()];
+  Region& region = *target_->region;
   if (may_wait && !ConsumerLeft(*attachment_->buffer, region)) {
     host_.mediator().GiveUp(*target_, batch.records(), LossCause::kClosed, progress_);
     return FinishWrite();
   }
-  const bool behind_others = may_wait && host_.OthersWait(id_, koid, batch.region_index());
+  const bool behind_others = may_wait && host_.OthersWait(id_, region);
   if (!behind_others && host_.mediator().Continue(*target_, batch.records(), may_wait, progress_)) {
     return FinishWrite();
   }
   waits_for_room_ = true;
   write_deadline_ = host_.loop().RunAfterMs(std::min(batch.wait_ms(), kWriteWaitMsMax),
                                             [this] { GiveUpWrite(LossCause::kDeadline); });
-  host_.OnWaitsForRoom(id_, koid, batch.region_index());
+  host_.OnWaitsForRoom(id_, region);
+}
+
+void AttachConnection::OnRoomMade(const v1::RoomMade& room_made) {
+  std::vector<Region>& regions = attachment_->buffer->regions();
+  // Of a region that has no ring: a made-up notice, like one of a ring for which nobody waits.
+  if (room_made.region_index() < regions.size() && regions[room_made.region_index()].ring())
+    host_.OnRoomMade(regions[room_made.region_index()]);
+}
+
+void AttachConnection::OnAllocateId(const v1::AllocateId& request) {
+  const auto id = Mediator::AllocateId(attachment_->held(), request.region_index(), request.blob());
+  v1::BrokerPacket packet;
+  v1::AllocateIdResult& result = *packet.mutable_allocate_id_result();
+  if (id.ok()) {
+    result.set_id(*id);
+  } else {
+    *result.mutable_failure() = ToCallResult(id.status());
+  }
+  Send(packet);
+}
+
+void AttachConnection::AnswerCall(const absl::Status& status) {
+  v1::BrokerPacket packet;
+  *packet.mutable_call_result() = ToCallResult(status);
+  Send(packet);
 }
 
 bool AttachConnection::ResumeWrite() {
@@ -267,9 +330,9 @@ bool AttachConnection::ResumeWrite() {
 
 void AttachConnection::GiveUpWrite(LossCause cause) {
   host_.mediator().GiveUp(*target_, packet_.write().records(), cause, progress_);
-  const uint32_t region_index = target_->region_index;
+  Region& region = *target_->region;
   FinishWrite();
-  host_.OnWaitsNoMore(id_, attachment_->buffer->koid(), region_index);
+  host_.OnWaitsNoMore(id_, region);
   UpdateInterest();
 }
 
@@ -308,6 +371,7 @@ void AttachConnection::FlushQueue() {
     if (absl::IsUnavailable(channel_.Send(BytesOf(queue_.front())))) return;
     queue_.pop_front();
   }
+  if (std::exchange(signals_owed_, false)) TellSignals();
 }
 
 void AttachConnection::UpdateInterest() {
@@ -319,8 +383,22 @@ void AttachConnection::UpdateInterest() {
   host_.loop().ChangeEvents(watch_, interest);
 }
 
+void AttachConnection::TellSignals() {
+  if (phase_ != Phase::kLive || !HearsEvents()) return;
+  if (!queue_.empty()) {
+    signals_owed_ = true;
+    return;
+  }
+  v1::BrokerPacket packet;
+  packet.mutable_event()->mutable_signaled()->set_signals(
+      attachment_->buffer->signal().signals(attachment_->endpoint));
+  Send(packet);
+  UpdateInterest();
+}
+
 void AttachConnection::TellPeerClosed(CloseReason reason) {
-  if (phase_ != Phase::kLive) return;  // OnMapped looks for itself.
+  // OnMapped looks for itself.
+  if (phase_ != Phase::kLive || !HearsEvents()) return;
   v1::BrokerPacket packet;
   v1::CloseReason& told = *packet.mutable_event()->mutable_peer_closed()->mutable_reason();
   told.set_kind(static_cast<v1::CloseKind>(reason.kind));
@@ -331,7 +409,7 @@ void AttachConnection::TellPeerClosed(CloseReason reason) {
 
 void AttachConnection::TellReadable(uint32_t region_index) {
   // A hint: when the client has not taken what it has, its socket is readable anyway.
-  if (phase_ != Phase::kLive || hung_up_ || !queue_.empty()) return;
+  if (phase_ != Phase::kLive || !HearsEvents() || hung_up_ || !queue_.empty()) return;
   v1::BrokerPacket packet;
   packet.mutable_event()->mutable_readable()->set_region_index(region_index);
   channel_.Send(BytesOf(packet.SerializeAsString())).IgnoreError();
@@ -376,7 +454,7 @@ void AttachConnection::End(CloseReason reason) {
     host_.mediator().GiveUp(*target_, packet_.write().records(), LossCause::kClosed, progress_);
     waits_for_room_ = false;
     write_deadline_.End();
-    host_.OnWaitsNoMore(id_, attachment_->buffer->koid(), target_->region_index);
+    host_.OnWaitsNoMore(id_, *target_->region);
   }
   ReportEnd(reason);
 }

@@ -4,8 +4,9 @@
 //     '------- 5 s -------'------ 5 s -----------------------------------------------^
 //
 //   T1  Out of turn, unknown, oversized, empty, or with descriptors: one error packet, the end.
-//   T2  Reading stops while an answer waits to be taken or a batch waits for room, so that a client
-//       can queue no more than its own socket holds.
+//   T2  Writes and calls are answered in order, one answer each. Reading stops while an answer
+//       waits to be taken or a batch waits for room, so that a client can queue no more than its
+//       own socket holds.
 //   T3  What the client had sent before its end is still served, waiting for room like before:
 //       records that a crashing writer handed over are not lost, and its end is told after them.
 //   T4  How it ended: after `detach`, closed; a process that is gone, how it went; else closed. A
@@ -42,13 +43,14 @@ class AttachHost {
   virtual void OnAttached(ConnectionId connection, AttachmentId attachment) = 0;
   // It got a ticket wrong or broke the protocol.
   virtual void OnRefused(const absl::Status& why, const Identity& who) = 0;
-  // Its batch waits for room in this ring; the host calls Resume in order of arrival.
-  virtual void OnWaitsForRoom(ConnectionId connection, Koid buffer, uint32_t region_index) = 0;
-  virtual void OnWaitsNoMore(ConnectionId connection, Koid buffer, uint32_t region_index) = 0;
+  // Its batch waits for room in the ring of this region (shared ones have one koid in all their
+  // buffers); the host calls ResumeWrite in order of arrival.
+  virtual void OnWaitsForRoom(ConnectionId connection, Region& region) = 0;
+  virtual void OnWaitsNoMore(ConnectionId connection, Region& region) = 0;
   // Somebody else's batch comes first.
-  virtual bool OthersWait(ConnectionId connection, Koid buffer, uint32_t region_index) const = 0;
+  virtual bool OthersWait(ConnectionId connection, const Region& region) const = 0;
   // The consumer of this ring made room.
-  virtual void OnRoomMade(Koid buffer, uint32_t region_index) = 0;
+  virtual void OnRoomMade(Region& region) = 0;
   // It is over (`attachment` is 0 if it never got that far); the host destroys the connection
   // later, not from inside this call.
   virtual void OnGone(ConnectionId connection, AttachmentId attachment) = 0;
@@ -73,6 +75,8 @@ class AttachConnection {
   void TellPeerClosed(shm::CloseReason reason);
   // A ring has records.
   void TellReadable(uint32_t region_index);
+  // User signals changed; several changes become one packet when the client does not keep up.
+  void TellSignals();
   // The buffer was deleted.
   void Revoke();
   // Room may have been made: tries again. True when the batch is decided.
@@ -90,10 +94,16 @@ class AttachConnection {
   void OnPacket(const v1::ClientPacket& packet);
   void OnRedeem(const v1::Redeem& redeem);
   absl::Status SendGrants();
-  absl::Status AddSection(const SectionPlan& plan, v1::SectionGrant& grant);
+  absl::Status FillRegion(Region& region, v1::RegionGrant& grant);
+  absl::Status AddSection(const SectionPlan& plan, shm::GrantRange range, v1::SectionGrant& grant);
   void OnMapped();
   void OnWrite();
   void FinishWrite();
+  void OnRoomMade(const v1::RoomMade& room_made);
+  void OnAllocateId(const v1::AllocateId& request);
+  void AnswerCall(const absl::Status& status);
+  bool HearsEvents() const;
+  void LeaveOwners();
   void Send(const v1::BrokerPacket& packet);
   void FlushQueue();
   void UpdateInterest();
@@ -114,11 +124,13 @@ class AttachConnection {
 
   // Packets that the client has not taken yet.
   std::deque<std::string> queue_;
+  bool signals_owed_ = false;
   bool hung_up_ = false;
 
   // The write being served; the packet's memory is reused from one to the next.
   v1::ClientPacket packet_;
   std::vector<shm::UniqueFd> grant_fds_;
+  std::vector<IdOwnerOf> id_owners_;  // Until the registry has them.
   std::optional<Mediator::Target> target_;
   Mediator::Progress progress_;
   bool waits_for_room_ = false;

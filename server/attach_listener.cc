@@ -101,8 +101,17 @@ std::vector<AttachConnection*> AttachListener::AttachedTo(const Buffer& buffer,
 void AttachListener::OnEndpointClosed(Koid koid, shm::EndpointId endpoint,
                                       shm::CloseReason reason) {
   Buffer* const buffer = registry_.Find(koid);
-  if (buffer == nullptr)
-    return;  // Its other endpoint was closed already: nobody is left to be told.
+  if (buffer == nullptr) {
+    // Its other endpoint was closed already: nobody is left to be told. But writers of other
+    // buffers may have waited for it to consume from a ring that they share.
+    std::vector<Koid> given_up;
+    for (const auto& [region, queue] : waiting_) {
+      const SharedRegion* const shared = registry_.FindSharedRegion(region);
+      if (shared != nullptr && !ConsumerLeft(*shared)) given_up.push_back(region);
+    }
+    for (const Koid region : given_up) GiveUpWaiting(region);
+    return;
+  }
   for (AttachConnection* connection : AttachedTo(*buffer, shm::PeerOf(endpoint))) {
     connection->TellPeerClosed(reason);
   }
@@ -113,14 +122,23 @@ void AttachListener::OnRevoke(AttachmentId attachment) {
   if (AttachConnection* connection = OfAttachment(attachment)) connection->Revoke();
 }
 
+void AttachListener::OnSignals(Koid koid, shm::EndpointId endpoint) {
+  Buffer* const buffer = registry_.Find(koid);
+  if (buffer == nullptr) return;
+  for (AttachConnection* connection : AttachedTo(*buffer, endpoint)) connection->TellSignals();
+}
+
 void AttachListener::OnReadable(const Buffer& buffer, uint32_t region_index) {
-  const Region& region = buffer.regions()[region_index];
-  for (const shm::EndpointId endpoint : {shm::EndpointId::kEp0, shm::EndpointId::kEp1}) {
-    if (!region.spec().access.For(endpoint).map_write()) continue;
-    for (AttachConnection* connection : AttachedTo(buffer, endpoint)) {
-      connection->TellReadable(region_index);
+  const auto tell = [this](const Buffer& user, uint32_t index) {
+    for (const shm::EndpointId endpoint : {shm::EndpointId::kEp0, shm::EndpointId::kEp1}) {
+      if (!user.regions()[index].spec().access.For(endpoint).map_write()) continue;
+      for (AttachConnection* connection : AttachedTo(user, endpoint))
+        connection->TellReadable(index);
     }
-  }
+  };
+  const SharedRegion* const shared = buffer.regions()[region_index].shared();
+  if (shared == nullptr) return tell(buffer, region_index);
+  for (const auto& [number, use] : shared->uses()) tell(*use.buffer, use.region_index);
 }
 
 AttachListener::Counters AttachListener::counters() const {
@@ -129,50 +147,55 @@ AttachListener::Counters AttachListener::counters() const {
   return counters;
 }
 
-void AttachListener::OnWaitsForRoom(ConnectionId connection, Koid buffer, uint32_t region_index) {
-  waiting_[{buffer, region_index}].push_back(connection);
+void AttachListener::OnWaitsForRoom(ConnectionId connection, Region& region) {
+  waiting_[region.koid()].push_back(connection);
 }
 
-void AttachListener::OnWaitsNoMore(ConnectionId connection, Koid buffer, uint32_t region_index) {
-  const auto found = waiting_.find({buffer, region_index});
+void AttachListener::OnWaitsNoMore(ConnectionId connection, Region& region) {
+  const auto found = waiting_.find(region.koid());
   if (found == waiting_.end()) return;
   std::deque<ConnectionId>& queue = found->second;
   queue.erase(std::remove(queue.begin(), queue.end(), connection), queue.end());
   // The next in line may want less.
-  OnRoomMade(buffer, region_index);
+  OnRoomMade(region);
 }
 
-bool AttachListener::OthersWait(ConnectionId connection, Koid buffer, uint32_t region_index) const {
-  const auto found = waiting_.find({buffer, region_index});
+bool AttachListener::OthersWait(ConnectionId connection, const Region& region) const {
+  const auto found = waiting_.find(region.koid());
   return found != waiting_.end() && !found->second.empty() && found->second.front() != connection;
 }
 
-void AttachListener::OnRoomMade(Koid koid, uint32_t region_index) {
-  const auto found = waiting_.find({koid, region_index});
-  if (found == waiting_.end()) return;  // Nobody waits: a late or a made-up notice.
-  std::deque<ConnectionId>& queue = found->second;
-  while (!queue.empty()) {
-    const auto connection = connections_.find(queue.front());
+void AttachListener::OnRoomMade(Region& region) {
+  while (true) {
+    // Looked up anew each time: what a served client does next may be to wait again.
+    const auto found = waiting_.find(region.koid());
+    if (found == waiting_.end()) return;  // Nobody waits: a late or a made-up notice.
+    if (found->second.empty()) {
+      waiting_.erase(found);
+      return Mediator::EndWant(*region.ring());
+    }
+    const auto connection = connections_.find(found->second.front());
     if (connection != connections_.end() && !connection->second->ResumeWrite()) return;
-    queue.pop_front();
+    const auto served = waiting_.find(region.koid());
+    if (served != waiting_.end() && !served->second.empty()) served->second.pop_front();
   }
-  waiting_.erase(found);
-  Buffer* const buffer = registry_.Find(koid);
-  if (buffer == nullptr) return;
-  if (MediatedRing* const ring = buffer->regions()[region_index].ring()) Mediator::EndWant(*ring);
 }
 
 void AttachListener::GiveUpWaiting(const Buffer& buffer) {
-  for (uint32_t index = 0; index < buffer.regions().size(); ++index) {
-    const auto found = waiting_.find({buffer.koid(), index});
-    if (found == waiting_.end() || ConsumerLeft(buffer, buffer.regions()[index])) continue;
-    const std::deque<ConnectionId> queue = std::move(found->second);
-    waiting_.erase(found);
-    for (const ConnectionId id : queue) {
-      const auto connection = connections_.find(id);
-      if (connection != connections_.end())
-        connection->second->GiveUpWrite(shm::LossCause::kClosed);
-    }
+  for (const Region& region : buffer.regions()) {
+    if (waiting_.contains(region.koid()) && !ConsumerLeft(buffer, region))
+      GiveUpWaiting(region.koid());
+  }
+}
+
+void AttachListener::GiveUpWaiting(Koid region) {
+  const auto found = waiting_.find(region);
+  if (found == waiting_.end()) return;
+  const std::deque<ConnectionId> queue = std::move(found->second);
+  waiting_.erase(found);
+  for (const ConnectionId id : queue) {
+    const auto connection = connections_.find(id);
+    if (connection != connections_.end()) connection->second->GiveUpWrite(shm::LossCause::kClosed);
   }
 }
 

@@ -7,9 +7,7 @@
 
 #include <cstdint>
 #include <deque>
-#include <map>
 #include <memory>
-#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -35,6 +33,7 @@ class AttachListener final : public AttachHost {
   // From the registry's observer.
   void OnEndpointClosed(Koid buffer, shm::EndpointId endpoint, shm::CloseReason reason);
   void OnRevoke(AttachmentId attachment);
+  void OnSignals(Koid buffer, shm::EndpointId endpoint);
   // From the mediator: a consumer asked for a packet.
   void OnReadable(const Buffer& buffer, uint32_t region_index);
 
@@ -54,21 +53,20 @@ class AttachListener final : public AttachHost {
   Mediator& mediator() override { return mediator_; }
   void OnAttached(ConnectionId connection, AttachmentId attachment) override;
   void OnRefused(const absl::Status& why, const Identity& who) override;
-  void OnWaitsForRoom(ConnectionId connection, Koid buffer, uint32_t region_index) override;
-  void OnWaitsNoMore(ConnectionId connection, Koid buffer, uint32_t region_index) override;
-  bool OthersWait(ConnectionId connection, Koid buffer, uint32_t region_index) const override;
-  void OnRoomMade(Koid buffer, uint32_t region_index) override;
+  void OnWaitsForRoom(ConnectionId connection, Region& region) override;
+  void OnWaitsNoMore(ConnectionId connection, Region& region) override;
+  bool OthersWait(ConnectionId connection, const Region& region) const override;
+  void OnRoomMade(Region& region) override;
   void OnGone(ConnectionId connection, AttachmentId attachment) override;
 
  private:
-  using RingKey = std::pair<Koid, uint32_t>;
-
   AttachListener(EventLoop& loop, Registry& registry, Mediator& mediator, const Limits& limits)
       : loop_(loop), registry_(registry), mediator_(mediator), limits_(limits) {}
   void OnConnection(shm::UniqueFd socket);
   AttachConnection* OfAttachment(AttachmentId attachment);
   std::vector<AttachConnection*> AttachedTo(const Buffer& buffer, shm::EndpointId endpoint);
   void GiveUpWaiting(const Buffer& buffer);
+  void GiveUpWaiting(Koid region);
 
   EventLoop& loop_;
   Registry& registry_;
@@ -78,7 +76,8 @@ class AttachListener final : public AttachHost {
   absl::flat_hash_map<ConnectionId, std::unique_ptr<AttachConnection>> connections_;
   absl::flat_hash_set<ConnectionId> pending_;  // Without a ticket yet.
   absl::flat_hash_map<AttachmentId, ConnectionId> by_attachment_;
-  std::map<RingKey, std::deque<ConnectionId>> waiting_;  // First come, first served.
+  // By the region's koid; first come, first served.
+  absl::flat_hash_map<Koid, std::deque<ConnectionId>> waiting_;
   std::vector<std::unique_ptr<AttachConnection>> gone_;
   Registration sweep_;
   Counters counters_;

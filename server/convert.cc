@@ -11,13 +11,19 @@ namespace {
 
 using shm::EndpointId;
 
+// Cannot fail: what is wrong with a region is said in the order of the regions, by
+// ValidateRegionSpec.
 RegionSpec FromProto(const v1::RegionSpec& spec) {
+  const auto token = Token::FromBytes(spec.shared_region());
   return {.type = spec.type(),
           .discipline = spec.discipline(),
           .size_bytes = spec.size_bytes(),
           .access = shm::AccessBits(spec.access_bits()),
           .tag = spec.tag(),
-          .required_enforcement = spec.required_enforcement()};
+          .required_enforcement = spec.required_enforcement(),
+          .shared_handle = token,
+          .malformed_handle_bytes = token ? 0 : spec.shared_region().size(),
+          .interned_blobs_max = spec.interned_blobs_max()};
 }
 
 absl::StatusOr<OpenRule> FromProto(const v1::OpenRule& rule, absl::string_view argument) {
@@ -46,27 +52,46 @@ v1::Enforcement EnforcementNow(const Buffer& buffer, const Region& region, Endpo
   return weakest;
 }
 
-void FillRegion(const Buffer& buffer, uint32_t index, uint32_t broker_uid, v1::RegionInfo& info) {
+void FillIdAllocator(const Region& region, v1::RegionInfo& info) {
+  if (const SealedIds* const sealed = region.sealed_ids()) {
+    info.mutable_id_allocator()->set_next_id(sealed->writer.next_id());
+    info.mutable_id_allocator()->set_free_bytes(sealed->writer.free_bytes());
+  }
+  const SharedIds* const shared = region.shared_ids();
+  if (shared == nullptr) return;
+  v1::IdAllocatorInfo& ids = *info.mutable_id_allocator();
+  ids.set_shared(true);
+  const auto header = shared->writer().LoadHeader();
+  ids.set_damaged(!header.has_value());
+  if (!header) return;
+  ids.set_next_id(header->next_id);
+  ids.set_free_bytes(header->free_bytes());
+}
+
+void FillRegion(const Buffer& buffer, uint32_t index, uint32_t broker_uid, EndpointId viewer,
+                v1::RegionInfo& info) {
   const Region& region = buffer.regions()[index];
   const RegionSpec& spec = region.spec();
   info.set_index(index);
   info.set_type(spec.type);
   info.set_discipline(spec.discipline);
   info.set_size_bytes(spec.size_bytes);
-  info.set_access_bits(spec.access.bits());
+  info.set_access_bits(spec.access.SeenFrom(viewer).bits());
   info.set_koid(region.koid());
   info.set_tag(spec.tag);
   info.set_ep0_enforcement(EnforcementNow(buffer, region, EndpointId::kEp0, broker_uid));
   info.set_ep1_enforcement(EnforcementNow(buffer, region, EndpointId::kEp1, broker_uid));
+  FillIdAllocator(region, info);
 }
 
 void FillEndpoint(const Buffer& buffer, EndpointId id, v1::EndpointInfo& info) {
   const Endpoint& endpoint = buffer.endpoint(id);
   info.set_endpoint(ToProto(id));
   info.set_koid(endpoint.koid);
-  info.set_handles(endpoint.handles);
+  info.set_handles(static_cast<uint32_t>(endpoint.handles.size()));
   info.set_attachments(static_cast<uint32_t>(endpoint.attachments.size()));
   info.set_memory_held(buffer.AnyGrantHeld(id));
+  info.set_signals(buffer.signal().signals(id));
   if (endpoint.closed) *info.mutable_closed() = ToProto(endpoint.reason);
   const size_t shown = std::min(endpoint.attachments.size(), kHoldersShownMax);
   for (size_t i = 0; i < shown; ++i) FillHolder(endpoint.attachments[i].who, *info.add_holders());
@@ -107,8 +132,21 @@ v1::EndpointId ToProto(EndpointId endpoint) {
   return endpoint == EndpointId::kEp0 ? v1::ENDPOINT_ID_EP0 : v1::ENDPOINT_ID_EP1;
 }
 
-absl::StatusOr<CreateParams> FromProto(const v1::CreateBufferRequest& request) {
-  CreateParams params{.name = request.name(), .regions = {}, .open_rules = {}};
+absl::StatusOr<Token> TokenFromProto(const std::string& claimed_bytes, absl::string_view argument) {
+  const auto token = Token::FromBytes(claimed_bytes);
+  if (token) return *token;
+  return BadArgument(argument,
+                     absl::StrCat(claimed_bytes.size(), " bytes, a handle has ", Token::kBytes));
+}
+
+absl::StatusOr<Lease> LeaseFromProto(uint32_t lease_ms, int64_t now_ns) {
+  if (lease_ms <= kLeaseMsMax) return Lease{.ms = lease_ms, .now_ns = now_ns};
+  return BadArgument("lease_ms", absl::StrCat(lease_ms, ", at most ", kLeaseMsMax, " are allowed"));
+}
+
+absl::StatusOr<CreateParams> FromProto(const v1::CreateBufferRequest& request, int64_t now_ns) {
+  CreateParams params{.name = request.name(), .regions = {}, .open_rules = {}, .lease = {}};
+  IOB_ASSIGN_OR_RETURN(params.lease, LeaseFromProto(request.lease_ms(), now_ns));
   for (const v1::RegionSpec& spec : request.regions()) params.regions.push_back(FromProto(spec));
   IOB_ASSIGN_OR_RETURN(params.open_rules[0], FromProto(request.ep0_open(), "ep0_open"));
   IOB_ASSIGN_OR_RETURN(params.open_rules[1], FromProto(request.ep1_open(), "ep1_open"));
@@ -122,14 +160,49 @@ v1::CloseReason ToProto(const shm::CloseReason& reason) {
   return told;
 }
 
-v1::BufferInfo ToProto(const Buffer& buffer, uint32_t broker_uid) {
+v1::SharedRegionInfo ToProto(const SharedRegion& region) {
+  v1::SharedRegionInfo info;
+  info.set_koid(region.koid());
+  FillHolder(region.owner(), *info.mutable_owner());
+  info.mutable_create_time()->set_seconds(absl::ToUnixSeconds(region.create_time()));
+  info.set_size_bytes(region.size_bytes());
+  info.set_handles(static_cast<uint32_t>(region.handles().size()));
+  info.set_memory_bytes(region.memory_bytes());
+  info.set_user_count(static_cast<uint32_t>(region.uses().size()));
+  info.set_signals(region.signals());
+  for (const auto& [number, use] : region.uses()) {
+    if (info.users_size() == kRegionUsersShownMax) break;
+    v1::SharedRegionUser& user = *info.add_users();
+    user.set_buffer_koid(use.buffer->koid());
+    user.set_buffer_name(use.buffer->name());
+    user.set_region_index(use.region_index);
+  }
+  return info;
+}
+
+v1::HandleInfo ToProto(const Handle& handle) {
+  v1::HandleInfo info;
+  info.set_rights(handle.rights.bits());
+  info.set_lease_ms(handle.lease_ms);
+  if (const Buffer* const buffer = handle.object.buffer) {
+    info.set_type(v1::OBJECT_TYPE_ENDPOINT);
+    info.set_koid(buffer->endpoint(handle.object.endpoint).koid);
+    info.set_related_koid(buffer->endpoint(shm::PeerOf(handle.object.endpoint)).koid);
+  } else {
+    info.set_type(v1::OBJECT_TYPE_SHARED_REGION);
+    info.set_koid(handle.object.shared_region->koid());
+  }
+  return info;
+}
+
+v1::BufferInfo ToProto(const Buffer& buffer, uint32_t broker_uid, EndpointId viewer) {
   v1::BufferInfo info;
   info.set_koid(buffer.koid());
   info.set_name(buffer.name());
   FillHolder(buffer.owner(), *info.mutable_owner());
   info.mutable_create_time()->set_seconds(absl::ToUnixSeconds(buffer.create_time()));
   for (uint32_t i = 0; i < buffer.regions().size(); ++i) {
-    FillRegion(buffer, i, broker_uid, *info.add_regions());
+    FillRegion(buffer, i, broker_uid, viewer, *info.add_regions());
   }
   FillEndpoint(buffer, EndpointId::kEp0, *info.add_endpoints());
   FillEndpoint(buffer, EndpointId::kEp1, *info.add_endpoints());
@@ -156,7 +229,7 @@ std::optional<v1::RingStats> RingStatsOf(Buffer& buffer, uint32_t region_index) 
     v1::WriterStats& writer = *stats.add_writers();
     writer.set_endpoint(ToProto(endpoint));
     writer.set_tag(buffer.TagOf(region, endpoint));
-    FillLedger(ring->by_endpoint[static_cast<size_t>(endpoint)], writer);
+    FillLedger(region.ledger_of(endpoint), writer);
   }
   return stats;
 }

@@ -2,9 +2,10 @@
 #pragma once
 
 #include <optional>
-#include <vector>
+#include <string>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "iob/v1/broker.pb.h"
 #include "server/buffer.h"
 #include "server/registry.h"
@@ -16,10 +17,21 @@ absl::StatusOr<shm::EndpointId> FromProto(v1::EndpointId endpoint);
 v1::EndpointId ToProto(shm::EndpointId endpoint);
 
 // Shapes only; the registry checks the values.
-absl::StatusOr<CreateParams> FromProto(const v1::CreateBufferRequest& request);
+absl::StatusOr<CreateParams> FromProto(const v1::CreateBufferRequest& request, int64_t now_ns);
 
-// In ep0's view. `broker_uid` decides the enforcement levels shown.
-v1::BufferInfo ToProto(const Buffer& buffer, uint32_t broker_uid);
+// As `viewer` sees it. `broker_uid` decides the enforcement levels shown.
+v1::BufferInfo ToProto(const Buffer& buffer, uint32_t broker_uid,
+                       shm::EndpointId viewer = shm::EndpointId::kEp0);
+
+v1::SharedRegionInfo ToProto(const SharedRegion& region);
+
+v1::HandleInfo ToProto(const Handle& handle);
+
+// 16 bytes, or INVALID_ARGUMENT that names `argument`.
+absl::StatusOr<Token> TokenFromProto(const std::string& claimed_bytes, absl::string_view argument);
+
+// INVALID_ARGUMENT above the longest lease.
+absl::StatusOr<Lease> LeaseFromProto(uint32_t lease_ms, int64_t now_ns);
 
 v1::CloseReason ToProto(const shm::CloseReason& reason);
 

@@ -12,6 +12,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "server/errors.h"
 #include "server/logging.h"
 #include "server/metrics.h"
 #include "shm/result.h"
@@ -62,16 +63,27 @@ Daemon::Daemon(Options options, KernelFeatures features, std::unique_ptr<Runtime
       loop_(std::move(loop)),
       quota_(options_.limits),
       registry_(options_.limits, quota_, ::geteuid()),
-      mediator_([this](const Buffer& buffer, uint32_t region_index) {
-        attach_listener_->OnReadable(buffer, region_index);
-      }),
+      event_log_(loop_->clock()),
+      watchers_({.loop = *loop_,
+                 .log = event_log_,
+                 .resolve = [this](const Caller& caller,
+                                   const Token& handle) { return ScopeOf(caller, handle); },
+                 .state_of = [this](const WatchScope& scope) { return StateOf(scope); },
+                 .watchers_max = options_.limits.watchers_max}),
+      event_feed_(event_log_, watchers_),
+      mediator_(
+          [this](const Buffer& buffer, uint32_t region_index) {
+            attach_listener_->OnReadable(buffer, region_index);
+          },
+          [this](Koid shared_region) { watchers_.Strobe(shared_region); }),
       grpc_service_({.loop = *loop_,
                      .registry = registry_,
                      .mediator = mediator_,
+                     .watchers = watchers_,
                      .features = features_,
                      .attach_socket_path = runtime_dir_->attach_socket_path()}) {
   registry_.SetObserver(this);
-  grpc_service_.SetOnTicket([this] { ArmTicketTimer(); });
+  grpc_service_.SetOnExpiring([this] { ArmExpiryTimer(); });
 }
 
 Daemon::~Daemon() {
@@ -130,6 +142,7 @@ void Daemon::BeginStop() {
   if (std::exchange(stopping_, true)) return;
   attach_listener_->StopAccepting();
   grpc_listener_->StopAccepting();
+  watchers_.Stop();
   stopper_ = std::thread([this] {
     if (auto* const health = grpc_server_->GetHealthCheckService()) health->SetServingStatus(false);
     grpc_server_->Shutdown(std::chrono::system_clock::now() + kGrpcDrain);
@@ -138,14 +151,41 @@ void Daemon::BeginStop() {
   });
 }
 
-void Daemon::ArmTicketTimer() {
+void Daemon::ArmExpiryTimer() {
   const auto next_ns = registry_.NextExpiryNs();
-  if (!next_ns || ticket_timer_.active()) return;
-  ticket_timer_ = loop_->RunAt(*next_ns, [this] {
-    ticket_timer_.End();
-    registry_.ExpireTickets(loop_->clock().MonotonicNs());
-    ArmTicketTimer();
+  if (!next_ns || (expiry_timer_.active() && expiry_armed_ns_ <= *next_ns)) return;
+  expiry_armed_ns_ = *next_ns;
+  expiry_timer_ = loop_->RunAt(*next_ns, [this] {
+    expiry_timer_.End();
+    registry_.Expire(loop_->clock().MonotonicNs());
+    ArmExpiryTimer();
   });
+}
+
+absl::StatusOr<WatchScope> Daemon::ScopeOf(const Caller& caller, const Token& token) const {
+  IOB_ASSIGN_OR_RETURN(const Handle handle, registry_.FindHandle(caller, token));
+  if (!handle.rights.Has(shm::HandleRights::kWait))
+    return MakeError(v1::ERROR_REASON_ACCESS_DENIED, "the handle has no right WAIT");
+  WatchScope scope{.uid = caller.uid,
+                   .sees_holders = handle.rights.Has(shm::HandleRights::kInspect),
+                   .sees_name = handle.rights.Has(shm::HandleRights::kGetProperty)};
+  if (const Buffer* const buffer = handle.object.buffer) {
+    scope.buffer = buffer->koid();
+    scope.endpoint = handle.object.endpoint;
+  } else {
+    scope.shared_region = handle.object.shared_region->koid();
+  }
+  return scope;
+}
+
+WatchState Daemon::StateOf(const WatchScope& scope) {
+  if (const SharedRegion* const region = registry_.FindSharedRegion(scope.shared_region))
+    return {.signals = region->signals(), .peer_closed = {}};
+  const Buffer* const buffer = registry_.Find(scope.buffer);
+  if (buffer == nullptr) return {};
+  const Endpoint& peer = buffer->endpoint(shm::PeerOf(scope.endpoint));
+  return {.signals = buffer->signal().signals(scope.endpoint),
+          .peer_closed = peer.closed ? peer.reason : shm::CloseReason{}};
 }
 
 std::vector<prometheus::MetricFamily> Daemon::Collect() {
@@ -155,6 +195,7 @@ std::vector<prometheus::MetricFamily> Daemon::Collect() {
                          .attach_listener = *attach_listener_,
                          .grpc_listener = *grpc_listener_,
                          .liveness = *liveness_,
+                         .watchers = watchers_,
                          .endpoints_closed = endpoints_closed_});
 }
 
@@ -166,21 +207,61 @@ void Daemon::OnEndpointUnheld(Koid buffer, shm::EndpointId endpoint) {
   liveness_->OnEndpointUnheld(buffer, endpoint);
 }
 
-void Daemon::OnEndpointClosed(Koid buffer, shm::EndpointId endpoint, shm::CloseReason reason) {
+void Daemon::OnEndpointClosed(const BufferLabel& buffer, shm::EndpointId endpoint,
+                              shm::CloseReason reason) {
   const std::string text = ReasonText(reason);
   // The label has no code: exit statuses would make 256 series.
   endpoints_closed_[text.substr(0, text.find('('))] += 1;
-  LogInfo("endpoint_closed", {{"buffer", absl::StrCat(buffer)},
+  LogInfo("endpoint_closed", {{"buffer", absl::StrCat(buffer.koid)},
                               {"endpoint", endpoint == shm::EndpointId::kEp0 ? "ep0" : "ep1"},
                               {"reason", text}});
-  attach_listener_->OnEndpointClosed(buffer, endpoint, reason);
+  attach_listener_->OnEndpointClosed(buffer.koid, endpoint, reason);
+  event_feed_.EndpointClosed(buffer, endpoint, reason);
 }
 
 void Daemon::OnRevoke(AttachmentId attachment) { attach_listener_->OnRevoke(attachment); }
 
-void Daemon::OnBufferGone(Koid buffer) {
-  liveness_->OnBufferGone(buffer);
-  LogInfo("buffer_gone", {{"buffer", absl::StrCat(buffer)}});
+void Daemon::OnBufferGone(const BufferLabel& buffer) {
+  liveness_->OnBufferGone(buffer.koid);
+  event_feed_.BufferGone(buffer);
+  LogInfo("buffer_gone", {{"buffer", absl::StrCat(buffer.koid)}});
+}
+
+void Daemon::OnSignals(const BufferLabel& buffer, shm::EndpointId endpoint, uint32_t signals) {
+  attach_listener_->OnSignals(buffer.koid, endpoint);
+  event_feed_.SignalsChanged(buffer, endpoint, signals);
+}
+
+void Daemon::OnOwnersLeft(Koid buffer) { liveness_->OnOwnersLeft(buffer); }
+
+void Daemon::OnHandleGone(const Token& handle) { watchers_.HandleGone(handle); }
+
+void Daemon::OnBufferCreated(const BufferLabel& buffer, const HolderInfo& owner,
+                             uint64_t memory_bytes) {
+  event_feed_.BufferCreated(buffer, owner, memory_bytes);
+}
+
+void Daemon::OnBufferRenamed(const BufferLabel& buffer, const std::string& old_name) {
+  event_feed_.BufferRenamed(buffer, old_name);
+}
+
+void Daemon::OnAttached(const BufferLabel& buffer, shm::EndpointId endpoint,
+                        const HolderInfo& holder) {
+  event_feed_.EndpointAttached(buffer, endpoint, holder);
+}
+
+void Daemon::OnDetached(const BufferLabel& buffer, shm::EndpointId endpoint,
+                        const HolderInfo& holder, shm::CloseReason reason) {
+  event_feed_.EndpointDetached(buffer, endpoint, holder, reason);
+}
+
+void Daemon::OnRegionSignals(Koid shared_region, uint32_t owner_uid, uint32_t signals) {
+  event_feed_.RegionSignalsChanged(shared_region, owner_uid, signals);
+}
+
+void Daemon::OnRegionGone(Koid shared_region, uint32_t owner_uid) {
+  event_feed_.RegionGone(shared_region, owner_uid);
+  LogInfo("shared_region_gone", {{"koid", absl::StrCat(shared_region)}});
 }
 
 }  // namespace iob::server

@@ -3,7 +3,7 @@
 //     options -> loop -> quota -> registry <-> liveness
 //                                    ^  ^----- mediator
 //                     attach_listener|  |grpc_service <- gRPC server <- grpc_listener
-//                                    |  |admin_http
+//                                    |  |admin_http         '-- watchers <- event_feed
 //
 // Stopping: no new connections; health says NOT_SERVING; a helper thread ends gRPC and HTTP while
 // the loop still answers them (grpc::Server::Shutdown would wait for ever on the loop thread); the
@@ -22,6 +22,8 @@
 #include "server/admin_http.h"
 #include "server/attach_listener.h"
 #include "server/clock.h"
+#include "server/event_feed.h"
+#include "server/event_log.h"
 #include "server/event_loop.h"
 #include "server/grpc_listener.h"
 #include "server/grpc_service.h"
@@ -32,6 +34,7 @@
 #include "server/registry.h"
 #include "server/runtime_dir.h"
 #include "server/self_test.h"
+#include "server/watchers.h"
 
 namespace iob::server {
 
@@ -58,9 +61,22 @@ class Daemon final : public RegistryObserver {
   // RegistryObserver.
   void OnProcessHoldsHandles(ProcessId process, bool holds) override;
   void OnEndpointUnheld(Koid buffer, shm::EndpointId endpoint) override;
-  void OnEndpointClosed(Koid buffer, shm::EndpointId endpoint, shm::CloseReason reason) override;
+  void OnEndpointClosed(const BufferLabel& buffer, shm::EndpointId endpoint,
+                        shm::CloseReason reason) override;
   void OnRevoke(AttachmentId attachment) override;
-  void OnBufferGone(Koid buffer) override;
+  void OnBufferGone(const BufferLabel& buffer) override;
+  void OnSignals(const BufferLabel& buffer, shm::EndpointId endpoint, uint32_t signals) override;
+  void OnOwnersLeft(Koid buffer) override;
+  void OnHandleGone(const Token& handle) override;
+  void OnBufferCreated(const BufferLabel& buffer, const HolderInfo& owner,
+                       uint64_t memory_bytes) override;
+  void OnBufferRenamed(const BufferLabel& buffer, const std::string& old_name) override;
+  void OnAttached(const BufferLabel& buffer, shm::EndpointId endpoint,
+                  const HolderInfo& holder) override;
+  void OnDetached(const BufferLabel& buffer, shm::EndpointId endpoint, const HolderInfo& holder,
+                  shm::CloseReason reason) override;
+  void OnRegionSignals(Koid shared_region, uint32_t owner_uid, uint32_t signals) override;
+  void OnRegionGone(Koid shared_region, uint32_t owner_uid) override;
 
  private:
   Daemon(Options options, KernelFeatures features, std::unique_ptr<RuntimeDir> runtime_dir,
@@ -68,7 +84,9 @@ class Daemon final : public RegistryObserver {
   absl::Status StartServing();
   absl::Status StartGrpc();
   void BeginStop();
-  void ArmTicketTimer();
+  void ArmExpiryTimer();
+  absl::StatusOr<WatchScope> ScopeOf(const Caller& caller, const Token& handle) const;
+  WatchState StateOf(const WatchScope& scope);
   std::vector<prometheus::MetricFamily> Collect();
 
   const Options options_;
@@ -77,10 +95,14 @@ class Daemon final : public RegistryObserver {
   std::unique_ptr<EventLoop> loop_;
   Quota quota_;
   Registry registry_;
+  EventLog event_log_;
+  Watchers watchers_;
+  EventFeed event_feed_;
   Mediator mediator_;
   GrpcService grpc_service_;
   std::map<std::string, uint64_t> endpoints_closed_;
-  Registration ticket_timer_;
+  Registration expiry_timer_;
+  int64_t expiry_armed_ns_ = 0;
   std::unique_ptr<Liveness> liveness_;
   std::unique_ptr<AttachListener> attach_listener_;
   std::unique_ptr<grpc::Server> grpc_server_;

@@ -29,11 +29,13 @@ absl::StatusCode CodeOf(v1::ErrorReason reason) {
     case v1::ERROR_REASON_BAD_HANDLE:
       return absl::StatusCode::kUnauthenticated;
     case v1::ERROR_REASON_WRONG_DISCIPLINE:
+    case v1::ERROR_REASON_WRONG_OBJECT:
     case v1::ERROR_REASON_PEER_CLOSED:
     case v1::ERROR_REASON_ENFORCEMENT:
     case v1::ERROR_REASON_IN_USE:
       return absl::StatusCode::kFailedPrecondition;
     case v1::ERROR_REASON_RING_FULL:
+    case v1::ERROR_REASON_REGION_FULL:
     case v1::ERROR_REASON_QUOTA:
       return absl::StatusCode::kResourceExhausted;
     case v1::ERROR_REASON_INTEGRITY:
@@ -150,6 +152,16 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
   }
   return grpc::Status(static_cast<grpc::StatusCode>(CodeOf(reason)), details.message(),
                       details.SerializeAsString());
+}
+
+v1::CallResult ToCallResult(const absl::Status& status) {
+  v1::CallResult result;
+  if (status.ok()) return result;
+  const v1::ErrorReason reason = ReasonOf(status);
+  result.set_code(static_cast<int32_t>(CodeOf(reason)));
+  result.set_reason(reason);
+  result.set_message(PublicMessage(status));
+  return result;
 }
 
 v1::BrokerPacket ToErrorPacket(const absl::Status& status) {

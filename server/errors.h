@@ -34,6 +34,9 @@ absl::string_view ReasonName(v1::ErrorReason reason);
 // it.
 grpc::Status ToGrpcStatus(const absl::Status& status);
 
+// The answer to a call on the attach socket; OK too.
+v1::CallResult ToCallResult(const absl::Status& status);
+
 // The last packet of an attach connection.
 v1::BrokerPacket ToErrorPacket(const absl::Status& status);
 

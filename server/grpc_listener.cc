@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <grpcpp/server_posix.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 
 #include <algorithm>
 #include <utility>
@@ -11,6 +10,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "server/descriptors.h"
 #include "server/errors.h"
 #include "shm/result.h"
 
@@ -33,12 +33,9 @@ absl::StatusOr<std::unique_ptr<GrpcListener>> GrpcListener::Start(EventLoop& loo
 GrpcListener::GrpcListener(EventLoop& loop, Registry& registry, grpc::Server& rpc_server,
                            const Limits& limits)
     : loop_(loop), registry_(registry), rpc_server_(rpc_server), limits_(limits) {
-  rlimit files = {};
-  ::getrlimit(RLIMIT_NOFILE, &files);
-  // The upper half of the descriptor table; the kernel hands out low numbers first, so it is quiet
-  // there.
-  const int table = static_cast<int>(std::min<rlim_t>(files.rlim_cur, 1 << 20));
-  first_number_ = table / 2;
+  // The end of the descriptor table; the kernel hands out low numbers first, so it is quiet there.
+  const int table = static_cast<int>(std::min<uint64_t>(DescriptorsMax(), 1 << 20));
+  first_number_ = static_cast<int>(FirstConnectionNumber());
   number_count_ = table - first_number_;
 }
 

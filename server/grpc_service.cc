@@ -7,6 +7,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "server/convert.h"
+#include "server/descriptors.h"
 #include "server/errors.h"
 #include "server/logging.h"
 #include "shm/mapping.h"
@@ -22,12 +23,7 @@ concept Idempotent = requires(const Request& request) {
 };
 
 absl::StatusOr<Token> HandleOf(const std::string& claimed_bytes) {
-  const auto token = Token::FromBytes(claimed_bytes);
-  if (!token) {
-    return BadArgument("handle",
-                       absl::StrCat(claimed_bytes.size(), " bytes, a handle has ", Token::kBytes));
-  }
-  return *token;
+  return TokenFromProto(claimed_bytes, "handle");
 }
 
 }  // namespace
@@ -36,6 +32,7 @@ GrpcService::GrpcService(Dependencies dependencies)
     : loop_(dependencies.loop),
       registry_(dependencies.registry),
       mediator_(dependencies.mediator),
+      watchers_(dependencies.watchers),
       features_(dependencies.features),
       attach_socket_path_(std::move(dependencies.attach_socket_path)) {}
 
@@ -91,12 +88,12 @@ absl::Status GrpcService::RunOnce(const Caller& caller, const Request& request, 
 
 template <typename Request>
 absl::StatusOr<Buffer*> GrpcService::FindBuffer(const Caller& caller, const Request& request) {
-  switch (request.key_case()) {
+  switch (static_cast<int>(request.key_case())) {
     case Request::kKoid:
       return registry_.FindForOwner(caller, request.koid());
     case Request::kName:
       return registry_.FindForOwner(caller, absl::string_view(request.name()));
-    case Request::KEY_NOT_SET:
+    default:
       break;
   }
   return BadArgument("key", "missing; give koid or name");
@@ -111,14 +108,14 @@ absl::Status GrpcService::FillTicket(const Caller& caller, const Token& handle,
   ticket.set_endpoint(ToProto(issued.endpoint));
   ticket.set_socket_path(attach_socket_path_);
   ticket.set_lifetime_ms(registry_.limits().ticket_lifetime_ms);
-  if (on_ticket_) on_ticket_();
+  if (on_expiring_) on_expiring_();
   return absl::OkStatus();
 }
 
 absl::Status GrpcService::DoCreateBuffer(const Caller& caller,
                                          const v1::CreateBufferRequest& request,
                                          v1::CreateBufferResponse& response) {
-  IOB_ASSIGN_OR_RETURN(CreateParams params, FromProto(request));
+  IOB_ASSIGN_OR_RETURN(CreateParams params, FromProto(request, loop_.clock().MonotonicNs()));
   std::array<bool, 2> to_attach = {false, false};
   for (const int endpoint : request.attach()) {
     IOB_ASSIGN_OR_RETURN(const shm::EndpointId id,
@@ -137,6 +134,7 @@ absl::Status GrpcService::DoCreateBuffer(const Caller& caller,
     // A handle made a moment ago, by the same caller: this cannot fail.
     IOB_RETURN_IF_ERROR(FillTicket(caller, handle, std::nullopt, *response.add_tickets()));
   }
+  if (request.lease_ms() != 0 && on_expiring_) on_expiring_();
   LogInfo("buffer_created", {{"buffer", absl::StrCat(created.buffer->koid())},
                              {"name", created.buffer->name()},
                              {"uid", absl::StrCat(caller.uid)},
@@ -149,19 +147,32 @@ absl::Status GrpcService::DoOpenBuffer(const Caller& caller, const v1::OpenBuffe
                                        v1::OpenBufferResponse& response) {
   IOB_ASSIGN_OR_RETURN(const shm::EndpointId endpoint, FromProto(request.endpoint()));
   if (request.name().empty()) return BadArgument("name", "missing");
+  IOB_ASSIGN_OR_RETURN(const Lease lease,
+                       LeaseFromProto(request.lease_ms(), loop_.clock().MonotonicNs()));
   IOB_ASSIGN_OR_RETURN(const OpenedEndpoint opened,
-                       registry_.OpenBuffer(caller, request.name(), endpoint));
+                       registry_.OpenBuffer(caller, request.name(), endpoint, lease));
   response.set_buffer_koid(opened.buffer->koid());
   if (request.attach())
     return FillTicket(caller, opened.handle, std::nullopt, *response.mutable_ticket());
   response.set_handle(opened.handle.ToBytes());
+  if (lease.ms != 0 && on_expiring_) on_expiring_();
   return absl::OkStatus();
 }
 
 absl::Status GrpcService::DoGetBuffer(const Caller& caller, const v1::GetBufferRequest& request,
                                       v1::GetBufferResponse& response) {
-  IOB_ASSIGN_OR_RETURN(const Buffer* buffer, FindBuffer(caller, request));
-  *response.mutable_buffer() = ToProto(*buffer, registry_.broker_uid());
+  if (request.key_case() != v1::GetBufferRequest::kHandle) {
+    IOB_ASSIGN_OR_RETURN(const Buffer* buffer, FindBuffer(caller, request));
+    *response.mutable_buffer() = ToProto(*buffer, registry_.broker_uid());
+    response.set_viewer(v1::ENDPOINT_ID_EP0);
+    return absl::OkStatus();
+  }
+  IOB_ASSIGN_OR_RETURN(const Token token, HandleOf(request.handle()));
+  IOB_ASSIGN_OR_RETURN(const HeldEndpoint held,
+                       registry_.ResolveEndpoint(caller, token, shm::HandleRights::kInspect));
+  *response.mutable_buffer() = ToProto(*held.buffer, registry_.broker_uid(), held.endpoint);
+  if (!held.rights.Has(shm::HandleRights::kGetProperty)) response.mutable_buffer()->clear_name();
+  response.set_viewer(ToProto(held.endpoint));
   return absl::OkStatus();
 }
 
@@ -211,10 +222,10 @@ absl::Status GrpcService::DoAttach(const Caller& caller, const v1::AttachRequest
 absl::Status GrpcService::DoWrite(const Caller& caller, const v1::WriteRequest& request,
                                   v1::WriteResponse& /*response*/) {
   IOB_ASSIGN_OR_RETURN(const Token token, HandleOf(request.handle()));
-  IOB_ASSIGN_OR_RETURN(const Registry::HeldEndpoint held, registry_.Resolve(caller, token));
-  IOB_ASSIGN_OR_RETURN(
-      const Mediator::Target target,
-      Mediator::Resolve(*held.buffer, held.endpoint, held.rights, request.region_index()));
+  IOB_ASSIGN_OR_RETURN(const HeldEndpoint held,
+                       registry_.ResolveEndpoint(caller, token, shm::HandleRights::kWrite));
+  IOB_ASSIGN_OR_RETURN(const Mediator::Target target,
+                       Mediator::Resolve(held, request.region_index()));
   return mediator_.Write(target, request.parts());
 }
 
@@ -244,6 +255,17 @@ absl::Status GrpcService::DoGetLimits(const Caller& /*caller*/,
   response.set_memory_bytes_per_uid_max(limits.memory_bytes_per_uid_max);
   response.set_page_bytes(static_cast<uint32_t>(shm::PageBytes()));
   response.set_ticket_lifetime_ms(limits.ticket_lifetime_ms);
+  response.set_id_allocator_bytes_max(
+      std::min<uint64_t>(limits.region_bytes_max, UINT32_MAX - (shm::PageBytes() - 1)));
+  response.set_id_blob_bytes_max(kIdBlobBytesMax);
+  response.set_interned_blobs_max(shm::InternTable::kEntriesMax);
+  response.set_name_bytes_max(kNameBytesMax);
+  response.set_handles_max(limits.handles_max);
+  response.set_attachments_max(limits.attachments_max);
+  response.set_watchers_max(limits.watchers_max);
+  response.set_lease_ms_max(kLeaseMsMax);
+  response.set_descriptors_max(DescriptorsMax());
+  response.set_descriptors_open(DescriptorsOpen());
   for (const KernelFeature& feature : features_) {
     v1::KernelFeature& told = *response.add_kernel_features();
     told.set_name(feature.name);
@@ -251,6 +273,12 @@ absl::Status GrpcService::DoGetLimits(const Caller& /*caller*/,
     told.set_effect(feature.effect);
   }
   return absl::OkStatus();
+}
+
+grpc::ServerWriteReactor<v1::WatchEventsResponse>* GrpcService::WatchEvents(
+    grpc::CallbackServerContext* context, const v1::WatchEventsRequest* request) {
+  return watchers_.Watch(context, request,
+                         [this, peer = context->peer()] { return listener_->CallerOf(peer); });
 }
 
 // One line per method: which operation it is.
@@ -271,6 +299,17 @@ IOB_METHOD(Attach)
 IOB_METHOD(Write)
 IOB_METHOD(GetStats)
 IOB_METHOD(GetLimits)
+IOB_METHOD(CreateSharedRegion)
+IOB_METHOD(GetSharedRegion)
+IOB_METHOD(DuplicateHandle)
+IOB_METHOD(ReplaceHandle)
+IOB_METHOD(GetHandleInfo)
+IOB_METHOD(KeepAlive)
+IOB_METHOD(GetName)
+IOB_METHOD(SetName)
+IOB_METHOD(Signal)
+IOB_METHOD(SignalPeer)
+IOB_METHOD(AllocateId)
 #undef IOB_METHOD
 
 }  // namespace iob::server

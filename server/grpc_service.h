@@ -20,6 +20,7 @@
 #include "server/registry.h"
 #include "server/replay_cache.h"
 #include "server/self_test.h"
+#include "server/watchers.h"
 
 namespace iob::server {
 
@@ -30,6 +31,7 @@ class GrpcService final : public v1::BrokerService::CallbackService {
     EventLoop& loop;
     Registry& registry;
     Mediator& mediator;
+    Watchers& watchers;
     const KernelFeatures& features;
     std::string attach_socket_path;
   };
@@ -38,8 +40,8 @@ class GrpcService final : public v1::BrokerService::CallbackService {
   // Before the first call; the listener needs the gRPC server, which needs this service.
   void SetListener(GrpcListener* listener) { listener_ = listener; }
 
-  // When tickets were issued, the caller looks at Registry::NextExpiryNs.
-  void SetOnTicket(EventLoop::Task on_ticket) { on_ticket_ = std::move(on_ticket); }
+  // Called when something was made that runs out: the daemon looks at Registry::NextExpiryNs.
+  void SetOnExpiring(EventLoop::Task on_expiring) { on_expiring_ = std::move(on_expiring); }
 
   grpc::ServerUnaryReactor* CreateBuffer(grpc::CallbackServerContext* context,
                                          const v1::CreateBufferRequest* request,
@@ -71,6 +73,41 @@ class GrpcService final : public v1::BrokerService::CallbackService {
   grpc::ServerUnaryReactor* GetLimits(grpc::CallbackServerContext* context,
                                       const v1::GetLimitsRequest* request,
                                       v1::GetLimitsResponse* response) override;
+  grpc::ServerUnaryReactor* CreateSharedRegion(grpc::CallbackServerContext* context,
+                                               const v1::CreateSharedRegionRequest* request,
+                                               v1::CreateSharedRegionResponse* response) override;
+  grpc::ServerUnaryReactor* GetSharedRegion(grpc::CallbackServerContext* context,
+                                            const v1::GetSharedRegionRequest* request,
+                                            v1::GetSharedRegionResponse* response) override;
+  grpc::ServerUnaryReactor* DuplicateHandle(grpc::CallbackServerContext* context,
+                                            const v1::DuplicateHandleRequest* request,
+                                            v1::DuplicateHandleResponse* response) override;
+  grpc::ServerUnaryReactor* ReplaceHandle(grpc::CallbackServerContext* context,
+                                          const v1::ReplaceHandleRequest* request,
+                                          v1::ReplaceHandleResponse* response) override;
+  grpc::ServerUnaryReactor* GetHandleInfo(grpc::CallbackServerContext* context,
+                                          const v1::GetHandleInfoRequest* request,
+                                          v1::GetHandleInfoResponse* response) override;
+  grpc::ServerUnaryReactor* KeepAlive(grpc::CallbackServerContext* context,
+                                      const v1::KeepAliveRequest* request,
+                                      v1::KeepAliveResponse* response) override;
+  grpc::ServerUnaryReactor* GetName(grpc::CallbackServerContext* context,
+                                    const v1::GetNameRequest* request,
+                                    v1::GetNameResponse* response) override;
+  grpc::ServerUnaryReactor* SetName(grpc::CallbackServerContext* context,
+                                    const v1::SetNameRequest* request,
+                                    v1::SetNameResponse* response) override;
+  grpc::ServerUnaryReactor* Signal(grpc::CallbackServerContext* context,
+                                   const v1::SignalRequest* request,
+                                   v1::SignalResponse* response) override;
+  grpc::ServerUnaryReactor* SignalPeer(grpc::CallbackServerContext* context,
+                                       const v1::SignalPeerRequest* request,
+                                       v1::SignalPeerResponse* response) override;
+  grpc::ServerUnaryReactor* AllocateId(grpc::CallbackServerContext* context,
+                                       const v1::AllocateIdRequest* request,
+                                       v1::AllocateIdResponse* response) override;
+  grpc::ServerWriteReactor<v1::WatchEventsResponse>* WatchEvents(
+      grpc::CallbackServerContext* context, const v1::WatchEventsRequest* request) override;
 
  private:
   template <typename Request, typename Response>
@@ -106,6 +143,29 @@ class GrpcService final : public v1::BrokerService::CallbackService {
                           v1::GetStatsResponse& response);
   absl::Status DoGetLimits(const Caller& caller, const v1::GetLimitsRequest& request,
                            v1::GetLimitsResponse& response);
+  absl::Status DoCreateSharedRegion(const Caller& caller,
+                                    const v1::CreateSharedRegionRequest& request,
+                                    v1::CreateSharedRegionResponse& response);
+  absl::Status DoGetSharedRegion(const Caller& caller, const v1::GetSharedRegionRequest& request,
+                                 v1::GetSharedRegionResponse& response);
+  absl::Status DoDuplicateHandle(const Caller& caller, const v1::DuplicateHandleRequest& request,
+                                 v1::DuplicateHandleResponse& response);
+  absl::Status DoReplaceHandle(const Caller& caller, const v1::ReplaceHandleRequest& request,
+                               v1::ReplaceHandleResponse& response);
+  absl::Status DoGetHandleInfo(const Caller& caller, const v1::GetHandleInfoRequest& request,
+                               v1::GetHandleInfoResponse& response);
+  absl::Status DoKeepAlive(const Caller& caller, const v1::KeepAliveRequest& request,
+                           v1::KeepAliveResponse& response);
+  absl::Status DoGetName(const Caller& caller, const v1::GetNameRequest& request,
+                         v1::GetNameResponse& response);
+  absl::Status DoSetName(const Caller& caller, const v1::SetNameRequest& request,
+                         v1::SetNameResponse& response);
+  absl::Status DoSignal(const Caller& caller, const v1::SignalRequest& request,
+                        v1::SignalResponse& response);
+  absl::Status DoSignalPeer(const Caller& caller, const v1::SignalPeerRequest& request,
+                            v1::SignalPeerResponse& response);
+  absl::Status DoAllocateId(const Caller& caller, const v1::AllocateIdRequest& request,
+                            v1::AllocateIdResponse& response);
 
   template <typename Request>
   absl::StatusOr<Buffer*> FindBuffer(const Caller& caller, const Request& request);
@@ -115,10 +175,11 @@ class GrpcService final : public v1::BrokerService::CallbackService {
   EventLoop& loop_;
   Registry& registry_;
   Mediator& mediator_;
+  Watchers& watchers_;
   const KernelFeatures& features_;
   const std::string attach_socket_path_;
   GrpcListener* listener_ = nullptr;
-  EventLoop::Task on_ticket_;
+  EventLoop::Task on_expiring_;
   ReplayCache replays_;
 };
 

@@ -19,6 +19,10 @@ inline constexpr uint32_t kPageSizeMax = 1000;
 inline constexpr size_t kHoldersShownMax = 16;
 inline constexpr uint32_t kWriteWaitMsMax = 60'000;  // A longer wait for room is cut to this.
 inline constexpr int kWriteBatchRecordsMax = 4096;   // So that every WriteResult fits in a packet.
+inline constexpr uint32_t kIdBlobBytesMax = 65519;   // As a record's, so that it fits in a packet.
+inline constexpr int kKeepAliveHandlesMax = 1000;
+inline constexpr int kRegionUsersShownMax = 1000;
+inline constexpr uint32_t kLeaseMsMax = 24 * 3600 * 1000;
 
 // The operator's.
 struct Limits {
@@ -30,6 +34,8 @@ struct Limits {
   // All region memory, and one uid's share of it. 0: half of the machine's memory.
   uint64_t memory_bytes_max = 0;
   uint64_t memory_bytes_per_uid_max = 0;
+  // Of all sections together; the daemon sets it to what RLIMIT_NOFILE leaves.
+  uint64_t descriptors_max = UINT64_MAX;
   uint32_t ticket_lifetime_ms = 10'000;
   // From connect to a ticket, and from the descriptors to `mapped`.
   uint32_t attach_step_ms = 5'000;
@@ -37,6 +43,8 @@ struct Limits {
   uint32_t attach_pending_max = 64;
   uint32_t attachments_max = 16384;
   uint32_t grpc_connections_max = 1024;
+  // Streams of WatchEvents; one uid gets a quarter.
+  uint32_t watchers_max = 1024;
 };
 
 }  // namespace iob::server

@@ -7,6 +7,9 @@
 // finally closed, a moment after that (the event comes just before the lock goes), and every
 // second, because inotify queues overflow. Nothing runs while no endpoint waits.
 //
+// Whoever allocated ids by himself is settled the same way, once the grant that he did it through
+// is free, and before his endpoint counts as closed.
+//
 // What it does not do: heartbeats (a stopped process is not a dead one), and end of stream (a
 // closed socket says nothing about mappings).
 // Owned by the loop thread.
@@ -33,6 +36,7 @@ class Liveness {
 
   // From the registry's observer.
   void OnEndpointUnheld(Koid buffer, shm::EndpointId endpoint);
+  void OnOwnersLeft(Koid buffer);
   void OnBufferGone(Koid buffer);
 
   // Endpoints whose last hold is gone but whose memory somebody still holds.
@@ -45,6 +49,7 @@ class Liveness {
   // True when the endpoint needs no more waiting.
   bool Settle(const Key& key);
   void StopWaiting(const Key& key);
+  bool Waits(Koid koid) const;
   void WatchSections(Koid koid);
   void DropWatches(Koid koid);
   void OnInotify();
@@ -55,7 +60,9 @@ class Liveness {
   Registry& registry_;
   shm::UniqueFd inotify_;
   absl::btree_set<Key> waiting_;
+  absl::btree_set<Koid> reaping_;  // Buffers with id owners that have left.
   absl::flat_hash_map<Koid, std::vector<int>> watches_;
+  absl::flat_hash_map<int, int> watch_users_;  // Buffers that share a region share its watch.
   Registration inotify_watch_;
   Registration soon_;
   Registration slow_;

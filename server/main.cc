@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "server/daemon.h"
+#include "server/descriptors.h"
 #include "server/logging.h"
 #include "server/options.h"
 #include "shm/result.h"
@@ -32,14 +33,6 @@ absl::Status HardenProcess() {
   const rlimit no_core = {.rlim_cur = 0, .rlim_max = 0};
   if (::setrlimit(RLIMIT_CORE, &no_core) != 0) return shm::ErrnoStatus(errno, "RLIMIT_CORE");
   return absl::OkStatus();
-}
-
-// Sections are descriptors: as many as we may have.
-void RaiseFileLimit() {
-  rlimit files = {};
-  if (::getrlimit(RLIMIT_NOFILE, &files) != 0) return;
-  files.rlim_cur = files.rlim_max;
-  ::setrlimit(RLIMIT_NOFILE, &files);
 }
 
 // Blocked before the first thread starts, so that only the descriptor sees them.
@@ -107,7 +100,8 @@ int Main(int argc, char** argv) {
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   ParsedOptions parsed = ParseOptions(argc, argv);
   if (!parsed.options) return parsed.exit_code;
-  RaiseFileLimit();
+  RaiseDescriptorLimit();
+  parsed.options->limits.descriptors_max = DescriptorsForSections();
   auto stop_signals = CatchStopSignals();
   if (!stop_signals.ok()) return Fail(stop_signals.status());
   StartLogging(parsed.options->log_level, parsed.options->log_json);

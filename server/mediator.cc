@@ -1,9 +1,13 @@
 #include "server/mediator.h"
 
+#include <algorithm>
+#include <span>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "server/errors.h"
+#include "server/limits.h"
+#include "shm/result.h"
 #include "shm/ring_layout.h"
 
 namespace iob::server {
@@ -52,34 +56,69 @@ absl::Status ErrorOf(AppendOutcome outcome, const Mediator::Target& target, size
                                 layout.capacity_bytes()));
 }
 
-}  // namespace
-
-absl::StatusOr<Mediator::Target> Mediator::Resolve(Buffer& buffer, shm::EndpointId writer,
-                                                   const shm::HandleRights& rights,
-                                                   uint32_t region_index) {
-  if (region_index >= buffer.regions().size()) {
+absl::StatusOr<Region*> FindRegion(const HeldEndpoint& held, uint32_t region_index) {
+  if (!held.rights.write())
+    return MakeError(v1::ERROR_REASON_ACCESS_DENIED, "the handle has no right WRITE");
+  std::vector<Region>& regions = held.buffer->regions();
+  if (region_index >= regions.size()) {
     return MakeError(
         v1::ERROR_REASON_OUT_OF_RANGE,
-        absl::StrCat("region_index: ", region_index, ", the buffer has ", buffer.regions().size()));
+        absl::StrCat("region_index: ", region_index, ", the buffer has ", regions.size()));
   }
-  Region& region = buffer.regions()[region_index];
-  MediatedRing* const ring = region.ring();
-  if (ring == nullptr) {
-    return MakeError(
-        v1::ERROR_REASON_WRONG_DISCIPLINE,
-        absl::StrCat("region ", region_index, " is ", v1::Discipline_Name(region.spec().discipline),
-                     "; only a mediated ring takes records"));
+  return &regions[region_index];
+}
+
+absl::Status WrongDiscipline(const Region& region, uint32_t region_index, absl::string_view only) {
+  return MakeError(v1::ERROR_REASON_WRONG_DISCIPLINE,
+                   absl::StrCat("region ", region_index, " is ",
+                                v1::Discipline_Name(region.spec().discipline), "; only ", only));
+}
+
+absl::Status CheckMediatedWrite(const HeldEndpoint& held, const Region& region,
+                                uint32_t region_index) {
+  if (shm::EffectiveRights(region.spec().access.For(held.endpoint), held.rights).mediated_write())
+    return absl::OkStatus();
+  return MakeError(v1::ERROR_REASON_ACCESS_DENIED,
+                   absl::StrCat("ep", static_cast<int>(held.endpoint),
+                                " has no mediated-write right to region ", region_index));
+}
+
+bool ConsumerLeftIn(const Buffer& buffer, const Region& region) {
+  for (const shm::EndpointId endpoint : {shm::EndpointId::kEp0, shm::EndpointId::kEp1}) {
+    if (!buffer.endpoint(endpoint).closed && region.spec().access.For(endpoint).map_write())
+      return true;
   }
-  if (!shm::EffectiveRights(region.spec().access.For(writer), rights).mediated_write()) {
-    return MakeError(v1::ERROR_REASON_ACCESS_DENIED,
-                     absl::StrCat("ep", static_cast<int>(writer),
-                                  " has no mediated-write right to region ", region_index));
-  }
-  return Target{.buffer = &buffer,
-                .writer = writer,
+  return false;
+}
+
+}  // namespace
+
+absl::StatusOr<Mediator::Target> Mediator::Resolve(const HeldEndpoint& held,
+                                                   uint32_t region_index) {
+  IOB_ASSIGN_OR_RETURN(Region * region, FindRegion(held, region_index));
+  MediatedRing* const ring = region->ring();
+  if (ring == nullptr)
+    return WrongDiscipline(*region, region_index, "a mediated ring takes records");
+  IOB_RETURN_IF_ERROR(CheckMediatedWrite(held, *region, region_index));
+  return Target{.buffer = held.buffer,
+                .writer = held.endpoint,
                 .region_index = region_index,
+                .region = region,
                 .ring = ring,
-                .tag = buffer.TagOf(region, writer)};
+                .tag = held.buffer->TagOf(*region, held.endpoint)};
+}
+
+absl::StatusOr<uint32_t> Mediator::AllocateId(const HeldEndpoint& held, uint32_t region_index,
+                                              absl::string_view blob) {
+  IOB_ASSIGN_OR_RETURN(Region * region, FindRegion(held, region_index));
+  if (region->spec().discipline != v1::DISCIPLINE_ID_ALLOCATOR)
+    return WrongDiscipline(*region, region_index, "an id allocator takes blobs");
+  IOB_RETURN_IF_ERROR(CheckMediatedWrite(held, *region, region_index));
+  if (blob.size() > kIdBlobBytesMax) {
+    return BadArgument(
+        "blob", absl::StrCat(blob.size(), " bytes, at most ", kIdBlobBytesMax, " are allowed"));
+  }
+  return region->AllocateId(std::as_bytes(std::span(blob.data(), blob.size())));
 }
 
 absl::Status Mediator::Write(const Target& target, const Records& parts) {
@@ -90,17 +129,17 @@ absl::Status Mediator::Write(const Target& target, const Records& parts) {
   joined_.clear();
   for (const std::string& part : parts) joined_.append(part);
   if (joined_.size() > shm::kRecordPayloadBytesMax) {
-    target.ring->CountRejected(target.writer, LossCause::kTooLarge, joined_.size());
+    target.region->CountRejected(target.writer, LossCause::kTooLarge, joined_.size());
     return BadArgument("parts", absl::StrCat("a record of ", joined_.size(), " bytes, at most ",
                                              shm::kRecordPayloadBytesMax, " are allowed"));
   }
   const AppendOutcome outcome = target.ring->writer.Append(target.tag, BytesOf(joined_));
   if (outcome == AppendOutcome::kStored) {
-    target.ring->CountStored(target.writer, joined_.size());
+    target.region->CountStored(target.writer, joined_.size());
   } else {
-    target.ring->CountRejected(target.writer, CauseOf(outcome), joined_.size());
+    target.region->CountRejected(target.writer, CauseOf(outcome), joined_.size());
   }
-  Publish(target);
+  Publish(target, outcome == AppendOutcome::kStored);
   return ErrorOf(outcome, target, joined_.size());
 }
 
@@ -119,27 +158,28 @@ bool Mediator::Continue(const Target& target, const Records& records, bool may_w
   shm::MediatedRingWriter& writer = target.ring->writer;
   // Nobody who waits is ahead of a batch that may wait: what is wanted so far is its own wish.
   if (may_wait) EndWant(*target.ring);
+  uint32_t told = progress.stored;
   for (; progress.next < records.size(); ++progress.next) {
     const std::string& record = records[progress.next];
     AppendOutcome outcome = writer.Append(target.tag, BytesOf(record));
     if (outcome == AppendOutcome::kFull && may_wait) {
       // The consumer must see what is there before it can make room. Then say what is wanted, and
       // look once more: it may have made the room before it could read the wish.
-      Publish(target);
+      Publish(target, std::exchange(told, progress.stored) != progress.stored);
       writer.WantRoom(shm::RecordBytes(record.size()));
       outcome = writer.Append(target.tag, BytesOf(record));
       if (outcome == AppendOutcome::kFull) return false;
       EndWant(*target.ring);
     }
     if (outcome == AppendOutcome::kStored) {
-      target.ring->CountStored(target.writer, record.size());
+      target.region->CountStored(target.writer, record.size());
       progress.stored += 1;
     } else {
-      target.ring->CountRejected(target.writer, CauseOf(outcome), record.size());
+      target.region->CountRejected(target.writer, CauseOf(outcome), record.size());
       progress.Lose(progress.next, CauseOf(outcome));
     }
   }
-  Publish(target);
+  Publish(target, told != progress.stored);
   return true;
 }
 
@@ -148,23 +188,29 @@ void Mediator::GiveUp(const Target& target, const Records& records, LossCause ca
   // If somebody else waits, he is asked next, and wishes again.
   EndWant(*target.ring);
   for (; progress.next < records.size(); ++progress.next) {
-    target.ring->CountRejected(target.writer, cause, records[progress.next].size());
+    target.region->CountRejected(target.writer, cause, records[progress.next].size());
     progress.Lose(progress.next, cause);
   }
-  Publish(target);
+  Publish(target, /*stored=*/false);
 }
 
-void Mediator::Publish(const Target& target) {
+void Mediator::Publish(const Target& target, bool stored) {
   if (target.ring->writer.Publish(target.ring->ledger))
     on_readable_(*target.buffer, target.region_index);
+  // What was rejected changes the books alone: that is no update (ZX_IOB_SHARED_REGION_UPDATED).
+  if (stored && target.region->shared() != nullptr) on_updated_(target.region->koid());
 }
 
 bool ConsumerLeft(const Buffer& buffer, const Region& region) {
-  for (const shm::EndpointId endpoint : {shm::EndpointId::kEp0, shm::EndpointId::kEp1}) {
-    if (!buffer.endpoint(endpoint).closed && region.spec().access.For(endpoint).map_write())
-      return true;
-  }
-  return false;
+  if (region.shared() != nullptr) return ConsumerLeft(*region.shared());
+  return ConsumerLeftIn(buffer, region);
+}
+
+bool ConsumerLeft(const SharedRegion& region) {
+  return std::any_of(region.uses().begin(), region.uses().end(), [](const auto& entry) {
+    const SharedRegion::Use& use = entry.second;
+    return ConsumerLeftIn(*use.buffer, use.buffer->regions()[use.region_index]);
+  });
 }
 
 }  // namespace iob::server

@@ -1,4 +1,4 @@
-// Mediator: appends records on behalf of endpoints that may not map.
+// Mediator: appends records, and stores blobs, on behalf of endpoints that may not map.
 //
 // The one place that writes mediated rings. It stamps the writer's tag, keeps the books (a record
 // is counted exactly once, when its fate is final) and publishes once per batch.
@@ -8,7 +8,8 @@
 //                   tell  --room made--> Continue
 //                         --deadline, or no consumer left--> GiveUp
 //
-// Checks come in zx_iob_writev's order: region index, discipline, right, length, room, integrity.
+// Checks come in zx_iob_writev's order: right of the handle, region index, discipline, right to the
+// region, length, room, integrity.
 // Owned by the loop thread.
 #pragma once
 
@@ -21,6 +22,7 @@
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "server/buffer.h"
 #include "shm/access.h"
 
@@ -32,19 +34,29 @@ class Mediator {
   // A consumer of the ring asked to be told by a packet that there are records.
   using OnReadable = absl::AnyInvocable<void(const Buffer& buffer, uint32_t region_index)>;
 
-  explicit Mediator(OnReadable on_readable) : on_readable_(std::move(on_readable)) {}
+  // A shared region got records.
+  using OnUpdated = absl::AnyInvocable<void(Koid shared_region)>;
+
+  Mediator(OnReadable on_readable, OnUpdated on_updated)
+      : on_readable_(std::move(on_readable)), on_updated_(std::move(on_updated)) {}
 
   // Where a writer writes.
   struct Target {
     Buffer* buffer = nullptr;
     shm::EndpointId writer = shm::EndpointId::kEp0;
     uint32_t region_index = 0;
+    Region* region = nullptr;
     MediatedRing* ring = nullptr;
     uint64_t tag = 0;
   };
-  // OUT_OF_RANGE, WRONG_DISCIPLINE, ACCESS_DENIED, in this order.
-  static absl::StatusOr<Target> Resolve(Buffer& buffer, shm::EndpointId writer,
-                                        const shm::HandleRights& rights, uint32_t region_index);
+  // ACCESS_DENIED (the handle), OUT_OF_RANGE, WRONG_DISCIPLINE, ACCESS_DENIED (the region), in this
+  // order.
+  static absl::StatusOr<Target> Resolve(const HeldEndpoint& held, uint32_t region_index);
+
+  // Stores `blob` in an id allocator. Errors as Resolve, then INVALID_ARGUMENT (too long),
+  // INTEGRITY, REGION_FULL, BUSY.
+  static absl::StatusOr<uint32_t> AllocateId(const HeldEndpoint& held, uint32_t region_index,
+                                             absl::string_view blob);
 
   // Appends one record made of `parts`. INVALID_ARGUMENT (more than 8 parts, too long), RING_FULL,
   // INTEGRITY; the books know either way.
@@ -74,12 +86,16 @@ class Mediator {
   static void EndWant(MediatedRing& ring) { ring.writer.WantRoom(0); }
 
  private:
-  void Publish(const Target& target);
+  // `stored`: records were, since the last time.
+  void Publish(const Target& target, bool stored);
   OnReadable on_readable_;
+  OnUpdated on_updated_;
   std::string joined_;  // Scratch for records of several parts.
 };
 
-// Whether an endpoint is left that could move the tail of this region's ring.
+// Whether an endpoint is left that could move the tail of this region's ring, in any buffer that
+// uses it.
 bool ConsumerLeft(const Buffer& buffer, const Region& region);
+bool ConsumerLeft(const SharedRegion& region);
 
 }  // namespace iob::server

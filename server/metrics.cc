@@ -3,7 +3,6 @@
 #include <sys/resource.h>
 
 #include <array>
-#include <filesystem>
 #include <fstream>
 #include <utility>
 
@@ -11,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "iob/v1/types.pb.h"
+#include "server/descriptors.h"
 #include "server/errors.h"
 #include "shm/mapping.h"
 
@@ -86,7 +86,8 @@ std::vector<RingRow> CollectRings(Registry& registry) {
     const bool show = shown++ < kBuffersShownMax;
     for (size_t i = 0; i < buffer->regions().size(); ++i) {
       MediatedRing* const ring = buffer->regions()[i].ring();
-      if (ring == nullptr) continue;
+      // A shared region has a row of its own.
+      if (ring == nullptr || buffer->regions()[i].shared() != nullptr) continue;
       if (!show) {
         other.Add(ring->ledger, ring->writer.Occupancy());
         continue;
@@ -98,6 +99,18 @@ std::vector<RingRow> CollectRings(Registry& registry) {
       row.Add(ring->ledger, ring->writer.Occupancy());
       rows.push_back(std::move(row));
     }
+  }
+  for (const auto& [koid, region] : registry.shared_regions()) {
+    MediatedRing* const ring = region->ring();
+    if (ring == nullptr) continue;
+    if (shown++ >= kBuffersShownMax) {
+      other.Add(ring->ledger, ring->writer.Occupancy());
+      continue;
+    }
+    RingRow row{
+        .buffer = absl::StrCat("shared#", koid), .region = "", .ledger = {}, .occupancy = {}};
+    row.Add(ring->ledger, ring->writer.Occupancy());
+    rows.push_back(std::move(row));
   }
   rows.push_back(std::move(other));
   return rows;
@@ -145,11 +158,16 @@ void AddObjects(const MetricSources& sources, Families& out) {
   gauge("iob_buffers", "Buffers alive.", registry.buffers().size());
   out.Counter("iob_buffers_created_total", "Buffers ever made.",
               static_cast<double>(registry.buffers_created()));
+  gauge("iob_shared_regions", "Shared regions alive.", registry.shared_regions().size());
+  gauge("iob_watchers", "Streams of events.", sources.watchers.count());
   gauge("iob_handles", "Handles and tickets that no attachment holds.", registry.handle_count());
   gauge("iob_attachments", "Endpoints held by a connection.", registry.attachments().size());
   gauge("iob_endpoints_waiting", "Endpoints let go of whose memory is still mapped or held.",
         sources.liveness.waiting_count());
   gauge("iob_memory_bytes", "Region memory charged.", sources.quota.memory_bytes());
+  gauge("iob_section_descriptors", "Descriptors that sections take.", sources.quota.descriptors());
+  gauge("iob_section_descriptors_limit", "Descriptors that sections may take.",
+        registry.limits().descriptors_max);
   gauge("iob_memory_limit_bytes", "Region memory allowed.", registry.limits().memory_bytes_max);
   for (const auto& [reason, count] : sources.endpoints_closed) {
     out.Counter("iob_endpoints_closed_total", "Endpoints closed, by reason.",
@@ -192,16 +210,8 @@ void AddProcess(Families& out) {
     out.Gauge("process_resident_memory_bytes", "Resident memory, shared pages included.",
               static_cast<double>(resident_pages * shm::PageBytes()));
   }
-  std::error_code error;
-  const std::filesystem::directory_iterator fds("/proc/self/fd", error);
-  if (!error) {
-    // One of them is the iterator's own.
-    out.Gauge("process_open_fds", "Open descriptors.",
-              static_cast<double>(std::distance(begin(fds), end(fds)) - 1));
-  }
-  rlimit files = {};
-  ::getrlimit(RLIMIT_NOFILE, &files);
-  out.Gauge("process_max_fds", "Descriptors allowed.", static_cast<double>(files.rlim_cur));
+  out.Gauge("process_open_fds", "Open descriptors.", static_cast<double>(DescriptorsOpen()));
+  out.Gauge("process_max_fds", "Descriptors allowed.", static_cast<double>(DescriptorsMax()));
 }
 
 }  // namespace

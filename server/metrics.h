@@ -18,6 +18,7 @@
 #include "server/liveness.h"
 #include "server/quota.h"
 #include "server/registry.h"
+#include "server/watchers.h"
 
 namespace iob::server {
 
@@ -30,6 +31,7 @@ struct MetricSources {
   const AttachListener& attach_listener;
   const GrpcListener& grpc_listener;
   const Liveness& liveness;
+  const Watchers& watchers;
   const std::map<std::string, uint64_t>& endpoints_closed;  // By reason.
 };
 

@@ -8,6 +8,10 @@ bool MayAdminister(const Buffer& buffer, uint32_t uid) {
   return uid == 0 || uid == buffer.owner().uid;
 }
 
+bool MayAdminister(const SharedRegion& region, uint32_t uid) {
+  return uid == 0 || uid == region.owner().uid;
+}
+
 bool MayOpen(const Buffer& buffer, shm::EndpointId endpoint, uint32_t uid) {
   const OpenRule& rule = buffer.open_rule(endpoint);
   return MayAdminister(buffer, uid) || rule.anyone ||

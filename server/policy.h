@@ -11,8 +11,10 @@
 
 namespace iob::server {
 
-// May `uid` look at the buffer, list it, read its ledger, delete it?
+// May `uid` look at it, list it, read its ledger, delete it?
 bool MayAdminister(const Buffer& buffer, uint32_t uid);
+
+bool MayAdminister(const SharedRegion& region, uint32_t uid);
 
 // May `uid` open `endpoint` by name?
 bool MayOpen(const Buffer& buffer, shm::EndpointId endpoint, uint32_t uid);

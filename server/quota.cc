@@ -30,6 +30,7 @@ Charge& Charge::operator=(Charge&& other) noexcept {
     uid_ = other.uid_;
     memory_bytes_ = other.memory_bytes_;
     buffers_ = other.buffers_;
+    descriptors_ = other.descriptors_;
   }
   return *this;
 }
@@ -39,17 +40,31 @@ void Charge::Return() {
   const auto account = quota_->by_uid_.find(uid_);
   IOB_CHECK(account != quota_->by_uid_.end());
   for (Quota::Account* books : {&quota_->total_, &account->second}) {
-    IOB_CHECK(books->memory_bytes >= memory_bytes_ && books->buffers >= buffers_);
+    IOB_CHECK(books->memory_bytes >= memory_bytes_ && books->buffers >= buffers_ &&
+              books->descriptors >= descriptors_);
     books->memory_bytes -= memory_bytes_;
     books->buffers -= buffers_;
+    books->descriptors -= descriptors_;
   }
-  if (account->second.buffers == 0) quota_->by_uid_.erase(account);
+  if (account->second.buffers == 0 && account->second.memory_bytes == 0)
+    quota_->by_uid_.erase(account);
   quota_ = nullptr;
 }
 
 Quota::~Quota() { IOB_CHECK(total_.buffers == 0 && total_.memory_bytes == 0 && by_uid_.empty()); }
 
-absl::StatusOr<Charge> Quota::ChargeBuffer(uint32_t uid, uint64_t memory_bytes) {
+absl::StatusOr<Charge> Quota::ChargeBuffer(uint32_t uid, uint64_t memory_bytes,
+                                           uint64_t descriptors) {
+  return Take(uid, memory_bytes, 1, descriptors);
+}
+
+absl::StatusOr<Charge> Quota::ChargeRegion(uint32_t uid, uint64_t memory_bytes,
+                                           uint64_t descriptors) {
+  return Take(uid, memory_bytes, 0, descriptors);
+}
+
+absl::StatusOr<Charge> Quota::Take(uint32_t uid, uint64_t memory_bytes, uint64_t buffers,
+                                   uint64_t descriptors) {
   const auto found = by_uid_.find(uid);
   const Account mine = found == by_uid_.end() ? Account{} : found->second;
   const std::string whose = absl::StrCat("uid ", uid);
@@ -61,18 +76,23 @@ absl::StatusOr<Charge> Quota::ChargeBuffer(uint32_t uid, uint64_t memory_bytes) 
     return Exceeded("memory bytes", whose, mine.memory_bytes, memory_bytes,
                     limits_.memory_bytes_per_uid_max);
   }
-  if (!Fits(total_.buffers, 1, limits_.buffers_max)) {
-    return Exceeded("buffers", "the daemon", total_.buffers, 1, limits_.buffers_max);
+  if (!Fits(total_.buffers, buffers, limits_.buffers_max)) {
+    return Exceeded("buffers", "the daemon", total_.buffers, buffers, limits_.buffers_max);
   }
-  if (!Fits(mine.buffers, 1, limits_.buffers_per_uid_max)) {
-    return Exceeded("buffers", whose, mine.buffers, 1, limits_.buffers_per_uid_max);
+  if (!Fits(mine.buffers, buffers, limits_.buffers_per_uid_max)) {
+    return Exceeded("buffers", whose, mine.buffers, buffers, limits_.buffers_per_uid_max);
+  }
+  if (!Fits(total_.descriptors, descriptors, limits_.descriptors_max)) {
+    return Exceeded("descriptors for sections", "the daemon (bounded by RLIMIT_NOFILE)",
+                    total_.descriptors, descriptors, limits_.descriptors_max);
   }
   Account& account = by_uid_[uid];
   for (Account* books : {&total_, &account}) {
     books->memory_bytes += memory_bytes;
-    books->buffers += 1;
+    books->buffers += buffers;
+    books->descriptors += descriptors;
   }
-  return Charge(this, uid, memory_bytes, 1);
+  return Charge(this, uid, memory_bytes, buffers, descriptors);
 }
 
 }  // namespace iob::server

@@ -23,7 +23,8 @@ class Charge {
       : quota_(std::exchange(other.quota_, nullptr)),
         uid_(other.uid_),
         memory_bytes_(other.memory_bytes_),
-        buffers_(other.buffers_) {}
+        buffers_(other.buffers_),
+        descriptors_(other.descriptors_) {}
   Charge& operator=(Charge&& other) noexcept;
   ~Charge() { Return(); }
 
@@ -31,13 +32,18 @@ class Charge {
 
  private:
   friend class Quota;
-  Charge(Quota* quota, uint32_t uid, uint64_t memory_bytes, uint64_t buffers)
-      : quota_(quota), uid_(uid), memory_bytes_(memory_bytes), buffers_(buffers) {}
+  Charge(Quota* quota, uint32_t uid, uint64_t memory_bytes, uint64_t buffers, uint64_t descriptors)
+      : quota_(quota),
+        uid_(uid),
+        memory_bytes_(memory_bytes),
+        buffers_(buffers),
+        descriptors_(descriptors) {}
   void Return();
   Quota* quota_ = nullptr;
   uint32_t uid_ = 0;
   uint64_t memory_bytes_ = 0;
   uint64_t buffers_ = 0;
+  uint64_t descriptors_ = 0;
 };
 
 class Quota {
@@ -46,19 +52,28 @@ class Quota {
   explicit Quota(const Limits& limits) : limits_(limits) {}
   ~Quota();
 
-  // One buffer of `memory_bytes` for `uid`. RESOURCE_EXHAUSTED / QUOTA names the limit, what is
-  // used and what was asked for.
-  absl::StatusOr<Charge> ChargeBuffer(uint32_t uid, uint64_t memory_bytes);
+  // One buffer of `memory_bytes` in so many sections for `uid`. RESOURCE_EXHAUSTED / QUOTA names
+  // the limit, what is used and what was asked for.
+  absl::StatusOr<Charge> ChargeBuffer(uint32_t uid, uint64_t memory_bytes,
+                                      uint64_t descriptors = 0);
+  // The memory of a shared region.
+  absl::StatusOr<Charge> ChargeRegion(uint32_t uid, uint64_t memory_bytes,
+                                      uint64_t descriptors = 0);
 
   uint64_t memory_bytes() const { return total_.memory_bytes; }
   uint64_t buffers() const { return total_.buffers; }
+  uint64_t descriptors() const { return total_.descriptors; }
 
  private:
   friend class Charge;
   struct Account {
     uint64_t memory_bytes = 0;
     uint64_t buffers = 0;
+    uint64_t descriptors = 0;
   };
+  absl::StatusOr<Charge> Take(uint32_t uid, uint64_t memory_bytes, uint64_t buffers,
+                              uint64_t descriptors);
+
   const Limits& limits_;
   Account total_;
   absl::flat_hash_map<uint32_t, Account> by_uid_;

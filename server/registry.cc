@@ -9,7 +9,9 @@
 #include "server/errors.h"
 #include "server/policy.h"
 #include "shm/check.h"
+#include "shm/mapping.h"
 #include "shm/result.h"
+#include "shm/ring_layout.h"
 
 namespace iob::server {
 namespace {
@@ -20,13 +22,18 @@ using shm::EndpointId;
 
 constexpr std::array<EndpointId, 2> kEndpoints = {EndpointId::kEp0, EndpointId::kEp1};
 
-absl::Status BadHandle() {
+absl::Status BadTicket() {
   return MakeError(v1::ERROR_REASON_BAD_HANDLE,
                    "no such handle or ticket (unknown, spent or expired)");
 }
 
-absl::Status NoSuchBuffer() {
-  return MakeError(v1::ERROR_REASON_NOT_FOUND, "no such buffer, or it is not yours to see");
+absl::Status NoSuch(absl::string_view what) {
+  return MakeError(v1::ERROR_REASON_NOT_FOUND,
+                   absl::StrCat("no such ", what, ", or it is not yours to see"));
+}
+
+BufferLabel LabelOf(const Buffer& buffer) {
+  return {.koid = buffer.koid(), .name = buffer.name(), .owner_uid = buffer.owner().uid};
 }
 
 absl::Status EndpointGone(EndpointId endpoint) {
@@ -35,6 +42,16 @@ absl::Status EndpointGone(EndpointId endpoint) {
 }
 
 }  // namespace
+
+Registry::Registry(const Limits& limits, Quota& quota, uint32_t broker_uid)
+    : limits_(limits),
+      quota_(quota),
+      broker_uid_(broker_uid),
+      handles_([this](ProcessId process, bool holds) {
+        Emit([process, holds](RegistryObserver& observer) {
+          observer.OnProcessHoldsHandles(process, holds);
+        });
+      }) {}
 
 Registry::~Registry() {
   observer_ = nullptr;
@@ -57,7 +74,8 @@ void Registry::DeliverEvents() {
   delivering_ = false;
 }
 
-absl::Status Registry::CheckName(absl::string_view name) const {
+absl::Status Registry::CheckName(absl::string_view name, const Buffer* renamed) const {
+  if (name.empty()) return absl::OkStatus();
   if (name.size() > kNameBytesMax) {
     return BadArgument(
         "name", absl::StrCat(name.size(), " bytes, at most ", kNameBytesMax, " are allowed"));
@@ -68,14 +86,21 @@ absl::Status Registry::CheckName(absl::string_view name) const {
   }
   if (name.front() == '#')
     return BadArgument("name", "\"#7\" is how ids are written; start otherwise");
-  if (by_name_.contains(std::string(name))) {
+  const auto named = by_name_.find(name);
+  if (named != by_name_.end() && named->second != renamed) {
     return MakeError(v1::ERROR_REASON_NAME_TAKEN, absl::StrCat("name: \"", name, "\" is taken"));
   }
   return absl::OkStatus();
 }
 
+absl::Status Registry::CheckHandleRoom(size_t more) const {
+  if (handle_count() + more <= limits_.handles_max) return absl::OkStatus();
+  return MakeError(v1::ERROR_REASON_QUOTA, absl::StrCat("handles of the daemon: ", handle_count(),
+                                                        " of ", limits_.handles_max, " in use"));
+}
+
 absl::StatusOr<std::vector<RegionSpec>> Registry::CheckRegions(
-    std::vector<RegionSpec> specs) const {
+    const Caller& caller, std::vector<RegionSpec> specs) const {
   if (specs.size() > kRegionsMax) {
     return MakeError(
         v1::ERROR_REASON_OUT_OF_RANGE,
@@ -83,7 +108,10 @@ absl::StatusOr<std::vector<RegionSpec>> Registry::CheckRegions(
   }
   if (specs.empty()) return BadArgument("regions", "empty, at least one is needed");
   for (size_t i = 0; i < specs.size(); ++i) {
-    IOB_ASSIGN_OR_RETURN(specs[i], ValidateRegionSpec(specs[i], i, limits_));
+    IOB_ASSIGN_OR_RETURN(specs[i],
+                         ValidateRegionSpec(specs[i], i, limits_, [&](const Token& token) {
+                           return ResolveSharedRegion(caller, token, /*rights=*/0);
+                         }));
   }
   return specs;
 }
@@ -100,22 +128,19 @@ absl::StatusOr<std::vector<Region>> Registry::MakeRegions(const std::vector<Regi
 absl::StatusOr<CreatedBuffer> Registry::CreateBuffer(const Caller& caller, CreateParams params,
                                                      absl::Time now) {
   IOB_ASSIGN_OR_RETURN(const std::vector<RegionSpec> specs,
-                       CheckRegions(std::move(params.regions)));
-  if (!params.name.empty()) IOB_RETURN_IF_ERROR(CheckName(params.name));
-  if (handle_count() + 2 > limits_.handles_max) {
-    return MakeError(v1::ERROR_REASON_QUOTA, absl::StrCat("handles of the daemon: ", handle_count(),
-                                                          " of ", limits_.handles_max, " in use"));
-  }
+                       CheckRegions(caller, std::move(params.regions)));
+  IOB_RETURN_IF_ERROR(CheckName(params.name, nullptr));
+  IOB_RETURN_IF_ERROR(CheckHandleRoom(2));
   uint64_t memory_bytes = shm::PageBytes();  // The signal page.
+  uint64_t descriptors = 0;
   for (const RegionSpec& spec : specs) {
+    descriptors += SectionsOf(spec);
     const uint64_t more = MemoryBytesFor(spec);
     // Saturates: a sum that wrapped around would slip through the quota.
     memory_bytes = more > UINT64_MAX - memory_bytes ? UINT64_MAX : memory_bytes + more;
   }
-  IOB_ASSIGN_OR_RETURN(Charge charge, quota_.ChargeBuffer(caller.uid, memory_bytes));
+  IOB_ASSIGN_OR_RETURN(Charge charge, quota_.ChargeBuffer(caller.uid, memory_bytes, descriptors));
   IOB_ASSIGN_OR_RETURN(std::vector<Region> regions, MakeRegions(specs));
-  IOB_ASSIGN_OR_RETURN(shm::SignalPageWriter signal,
-                       shm::SignalPageWriter::Create(/*generation=*/1));
 
   // Nothing fails from here on. Koids: the buffer, ep0, ep1, then the regions (MakeRegions counts
   // on it).
@@ -123,7 +148,7 @@ absl::StatusOr<CreatedBuffer> Registry::CreateBuffer(const Caller& caller, Creat
   auto owned =
       std::make_unique<Buffer>(koid, std::move(params.name),
                                HolderInfo{.uid = caller.uid, .gid = caller.gid, .pid = caller.pid},
-                               now, std::move(regions), std::move(signal), std::move(charge));
+                               now, std::move(regions), std::move(charge));
   Buffer& buffer = *owned;
   next_koid_ += 3 + buffer.regions().size();
   for (const EndpointId endpoint : kEndpoints) {
@@ -131,20 +156,28 @@ absl::StatusOr<CreatedBuffer> Registry::CreateBuffer(const Caller& caller, Creat
     buffer.open_rule(endpoint) = std::move(params.open_rules[static_cast<size_t>(endpoint)]);
   }
   if (!buffer.name().empty()) by_name_[buffer.name()] = &buffer;
+  for (uint32_t i = 0; i < buffer.regions().size(); ++i) {
+    const Region& region = buffer.regions()[i];
+    if (region.shared() != nullptr)
+      region.shared()->AddUse(region.user(), {.buffer = &buffer, .region_index = i});
+  }
   buffers_[koid] = std::move(owned);
   buffers_created_ += 1;
+  Emit([label = LabelOf(buffer), owner = buffer.owner(), bytes = buffer.memory_bytes()](
+           RegistryObserver& observer) { observer.OnBufferCreated(label, owner, bytes); });
   CreatedBuffer created{.buffer = &buffer, .handles = {}};
   for (const EndpointId endpoint : kEndpoints) {
-    created.handles[static_cast<size_t>(endpoint)] = AddHandle(caller, buffer, endpoint);
+    created.handles[static_cast<size_t>(endpoint)] =
+        AddHandle(caller, {.buffer = &buffer, .endpoint = endpoint}, {}, caller.uid, params.lease);
   }
   DeliverEvents();
   return created;
 }
 
 absl::StatusOr<OpenedEndpoint> Registry::OpenBuffer(const Caller& caller, absl::string_view name,
-                                                    EndpointId endpoint) {
+                                                    EndpointId endpoint, Lease lease) {
   const auto found = by_name_.find(name);
-  if (found == by_name_.end() || !MayKnowOf(*found->second, caller.uid)) return NoSuchBuffer();
+  if (found == by_name_.end() || !MayKnowOf(*found->second, caller.uid)) return NoSuch("buffer");
   Buffer& buffer = *found->second;
   if (!MayOpen(buffer, endpoint, caller.uid)) {
     return MakeError(v1::ERROR_REASON_POLICY,
@@ -152,86 +185,70 @@ absl::StatusOr<OpenedEndpoint> Registry::OpenBuffer(const Caller& caller, absl::
                                   " open ep", static_cast<int>(endpoint)));
   }
   if (buffer.endpoint(endpoint).closed) return EndpointGone(endpoint);
-  if (handle_count() + 1 > limits_.handles_max) {
-    return MakeError(v1::ERROR_REASON_QUOTA, absl::StrCat("handles of the daemon: ", handle_count(),
-                                                          " of ", limits_.handles_max, " in use"));
-  }
-  OpenedEndpoint opened{.buffer = &buffer, .handle = AddHandle(caller, buffer, endpoint)};
+  IOB_RETURN_IF_ERROR(CheckHandleRoom(1));
+  const OpenedEndpoint opened{.buffer = &buffer,
+                              .handle = AddHandle(caller, {.buffer = &buffer, .endpoint = endpoint},
+                                                  {}, caller.uid, lease)};
   DeliverEvents();
   return opened;
 }
 
-Token Registry::AddHandle(const Caller& caller, Buffer& buffer, EndpointId endpoint) {
-  const Token token = Token::Random();
-  handles_[token] = {.buffer = &buffer,
-                     .endpoint = endpoint,
-                     .rights = {},
-                     .uid = caller.uid,
-                     .process = caller.process};
-  buffer.endpoint(endpoint).handles += 1;
-  auto& of_process = by_process_[caller.process];
-  of_process.insert(token);
-  if (of_process.size() == 1) {
-    Emit([process = caller.process](RegistryObserver& observer) {
-      observer.OnProcessHoldsHandles(process, true);
-    });
+absl::StatusOr<CreatedSharedRegion> Registry::CreateSharedRegion(const Caller& caller,
+                                                                 uint64_t size_bytes,
+                                                                 absl::Time now, Lease lease) {
+  const uint64_t page = shm::PageBytes();
+  if (size_bytes == 0 || size_bytes % page != 0) {
+    return BadArgument("size_bytes",
+                       absl::StrCat(size_bytes, ", a shared region is whole pages of ", page,
+                                    " bytes, at least one"));
   }
-  return token;
-}
-
-void Registry::RemoveHandle(const Token& token) {
-  const auto found = handles_.find(token);
-  const ProcessId process = found->second.process;
-  const auto of_process = by_process_.find(process);
-  of_process->second.erase(token);
-  if (of_process->second.empty()) {
-    by_process_.erase(of_process);
-    Emit([process](RegistryObserver& observer) { observer.OnProcessHoldsHandles(process, false); });
+  const uint64_t bytes_max = std::min(limits_.region_bytes_max, shm::RingLayout::kRegionBytesMax);
+  if (size_bytes > bytes_max) {
+    return MakeError(
+        v1::ERROR_REASON_OUT_OF_RANGE,
+        absl::StrCat("size_bytes: ", size_bytes, ", at most ", bytes_max, " are allowed"));
   }
-  handles_.erase(found);
-}
-
-absl::StatusOr<const Registry::Handle*> Registry::FindHandle(const Caller& caller,
-                                                             const Token& handle) const {
-  const auto found = handles_.find(handle);
-  if (found == handles_.end() || found->second.uid != caller.uid) return BadHandle();
-  return &found->second;
-}
-
-absl::Status Registry::CloseHandle(const Caller& caller, const Token& token) {
-  IOB_ASSIGN_OR_RETURN(const Handle* handle, FindHandle(caller, token));
-  Buffer& buffer = *handle->buffer;
-  const EndpointId endpoint = handle->endpoint;
-  RemoveHandle(token);
-  buffer.endpoint(endpoint).handles -= 1;
-  DropHold(buffer, endpoint, {.kind = CloseKind::kClosed});
+  IOB_RETURN_IF_ERROR(CheckHandleRoom(1));
+  // Its ledger page comes on top.
+  const uint64_t descriptors = size_bytes > page ? 2 : 0;
+  IOB_ASSIGN_OR_RETURN(Charge charge,
+                       quota_.ChargeRegion(caller.uid, size_bytes + page, descriptors));
+  std::optional<MediatedRing> ring;
+  if (size_bytes > page) {
+    IOB_ASSIGN_OR_RETURN(ring, MakeMediatedRing(size_bytes));
+  }
+  const Koid koid = next_koid_++;
+  const HolderInfo owner{.uid = caller.uid, .gid = caller.gid, .pid = caller.pid};
+  auto owned = std::make_unique<SharedRegion>(koid, owner, now, size_bytes, std::move(ring),
+                                              std::move(charge));
+  SharedRegion& region = *owned;
+  shared_regions_[koid] = std::move(owned);
+  const CreatedSharedRegion created{
+      .region = &region,
+      .handle =
+          AddHandle(caller, {.shared_region = &region},
+                    shm::HandleRights(shm::HandleRights::kSharedRegionDefault), caller.uid, lease)};
   DeliverEvents();
-  return absl::OkStatus();
-}
-
-absl::StatusOr<Registry::HeldEndpoint> Registry::Resolve(const Caller& caller, const Token& token) {
-  IOB_ASSIGN_OR_RETURN(const Handle* handle, FindHandle(caller, token));
-  return HeldEndpoint{
-      .buffer = handle->buffer, .endpoint = handle->endpoint, .rights = handle->rights};
+  return created;
 }
 
 absl::StatusOr<IssuedTicket> Registry::IssueTicket(const Caller& caller, const Token& token,
                                                    std::optional<uint32_t> recipient_uid,
                                                    int64_t now_ns) {
-  IOB_ASSIGN_OR_RETURN(const Handle* handle, FindHandle(caller, token));
+  const uint32_t recipient = recipient_uid.value_or(caller.uid);
+  const uint32_t rights = recipient == caller.uid ? 0 : shm::HandleRights::kTransfer;
+  IOB_ASSIGN_OR_RETURN(const HeldEndpoint held, ResolveEndpoint(caller, token, rights));
   const int64_t lifetime_ns = int64_t{limits_.ticket_lifetime_ms} * 1'000'000;
-  const Ticket ticket{.buffer = handle->buffer,
-                      .endpoint = handle->endpoint,
-                      .rights = handle->rights,
-                      .recipient_uid = recipient_uid.value_or(caller.uid),
-                      .expires_ns = now_ns + lifetime_ns};
-  // The count stays: the hold moves from the handle to the ticket.
-  RemoveHandle(token);
+  const Ticket ticket{.held = held, .recipient_uid = recipient, .expires_ns = now_ns + lifetime_ns};
+  // The hold moves from the handle to the ticket.
+  handles_.Remove(token);
+  Emit([token](RegistryObserver& observer) { observer.OnHandleGone(token); });
   const Token ticket_token = Token::Random();
   tickets_[ticket_token] = ticket;
+  held.buffer->endpoint(held.endpoint).handles.insert(ticket_token);
   expiries_.emplace_back(ticket.expires_ns, ticket_token);
   DeliverEvents();
-  return IssuedTicket{.ticket = ticket_token, .endpoint = ticket.endpoint};
+  return IssuedTicket{.ticket = ticket_token, .endpoint = held.endpoint};
 }
 
 absl::StatusOr<Attachment> Registry::LookUpTicket(const Token& token, const HolderInfo& holder,
@@ -239,7 +256,7 @@ absl::StatusOr<Attachment> Registry::LookUpTicket(const Token& token, const Hold
   const auto found = tickets_.find(token);
   if (found == tickets_.end() || found->second.expires_ns <= now_ns ||
       found->second.recipient_uid != holder.uid) {
-    return BadHandle();
+    return BadTicket();
   }
   const Ticket& ticket = found->second;
   IOB_RETURN_IF_ERROR(CheckEnforcement(ticket, holder.uid));
@@ -249,9 +266,9 @@ absl::StatusOr<Attachment> Registry::LookUpTicket(const Token& token, const Hold
                                   limits_.attachments_max, " in use"));
   }
   return Attachment{.id = 0,
-                    .buffer = ticket.buffer,
-                    .endpoint = ticket.endpoint,
-                    .rights = ticket.rights,
+                    .buffer = ticket.held.buffer,
+                    .endpoint = ticket.held.endpoint,
+                    .rights = ticket.held.rights,
                     .holder = holder};
 }
 
@@ -262,18 +279,22 @@ absl::StatusOr<Attachment> Registry::RedeemTicket(const Token& token, const Hold
   // Spent tickets at the front need no expiry any more.
   while (!expiries_.empty() && !tickets_.contains(expiries_.front().second)) expiries_.pop_front();
   Endpoint& endpoint = attachment.buffer->endpoint(attachment.endpoint);
-  endpoint.handles -= 1;
+  endpoint.handles.erase(token);
   attachment.id = next_attachment_++;
   endpoint.attachments.push_back({.attachment = attachment.id, .who = holder});
   attachments_[attachment.id] = attachment;
+  Emit([label = LabelOf(*attachment.buffer), id = attachment.endpoint,
+        holder](RegistryObserver& observer) { observer.OnAttached(label, id, holder); });
+  DeliverEvents();
   return attachment;
 }
 
 absl::Status Registry::CheckEnforcement(const Ticket& ticket, uint32_t holder_uid) const {
-  const std::vector<Region>& regions = ticket.buffer->regions();
+  const HeldEndpoint& held = ticket.held;
+  const std::vector<Region>& regions = held.buffer->regions();
   for (size_t i = 0; i < regions.size(); ++i) {
     const shm::RegionRights rights =
-        shm::EffectiveRights(regions[i].spec().access.For(ticket.endpoint), ticket.rights);
+        shm::EffectiveRights(regions[i].spec().access.For(held.endpoint), held.rights);
     const v1::Enforcement level = regions[i].EnforcementFor(rights, holder_uid, broker_uid_);
     if (level >= regions[i].spec().required_enforcement) continue;
     return MakeError(
@@ -281,7 +302,7 @@ absl::Status Registry::CheckEnforcement(const Ticket& ticket, uint32_t holder_ui
         absl::StrCat("regions[", i,
                      "]: ", v1::Enforcement_Name(regions[i].spec().required_enforcement),
                      " is required, but uid ", holder_uid, " as ep",
-                     static_cast<int>(ticket.endpoint), " of a broker with uid ", broker_uid_,
+                     static_cast<int>(held.endpoint), " of a broker with uid ", broker_uid_,
                      " can only be held by ", v1::Enforcement_Name(level)));
   }
   return absl::OkStatus();
@@ -298,41 +319,70 @@ void Registry::EndAttachment(AttachmentId id, CloseReason reason) {
                    [id](const AttachedHolder& holder) { return holder.attachment == id; }));
   endpoint.was_attached = true;
   endpoint.reason = reason;
+  Emit([label = LabelOf(*attachment.buffer), ep = attachment.endpoint, holder = attachment.holder,
+        reason](RegistryObserver& observer) { observer.OnDetached(label, ep, holder, reason); });
+  for (const IdOwnerOf& of : attachment.id_owners)
+    attachment.buffer->regions()[of.region_index].shared_ids()->Leave(of.owner);
+  if (!attachment.id_owners.empty()) {
+    Emit([koid = attachment.buffer->koid()](RegistryObserver& observer) {
+      observer.OnOwnersLeft(koid);
+    });
+  }
   DropHold(*attachment.buffer, attachment.endpoint, reason);
   DeliverEvents();
 }
 
-void Registry::ProcessEnded(ProcessId process, CloseReason reason) {
-  const auto found = by_process_.find(process);
-  if (found == by_process_.end()) return;
-  const absl::flat_hash_set<Token> tokens = found->second;
-  for (const Token& token : tokens) {
-    Buffer& buffer = *handles_.at(token).buffer;
-    const EndpointId endpoint = handles_.at(token).endpoint;
-    RemoveHandle(token);
-    buffer.endpoint(endpoint).handles -= 1;
-    DropHold(buffer, endpoint, reason);
+void Registry::SetIdOwners(AttachmentId id, std::vector<IdOwnerOf> owners) {
+  attachments_.at(id).id_owners = std::move(owners);
+}
+
+bool Registry::ReapOwners(Koid koid) {
+  Buffer* const buffer = Find(koid);
+  bool done = true;
+  if (buffer == nullptr) return done;
+  for (Region& region : buffer->regions()) {
+    if (SharedIds* const ids = region.shared_ids()) done = ids->Reap() && done;
   }
+  return done;
+}
+
+void Registry::ProcessEnded(ProcessId process, CloseReason reason) {
+  for (const Token& token : handles_.OfProcess(process)) CloseOne(token, reason);
   DeliverEvents();
 }
 
-void Registry::ExpireTickets(int64_t now_ns) {
+void Registry::Expire(int64_t now_ns) {
+  constexpr CloseReason kReason = {.kind = CloseKind::kExpired};
   while (!expiries_.empty() && expiries_.front().first <= now_ns) {
     const Token token = expiries_.front().second;
     expiries_.pop_front();
-    const auto found = tickets_.find(token);
-    if (found == tickets_.end()) continue;  // Redeemed in time.
-    const Ticket ticket = found->second;
-    tickets_.erase(found);
-    ticket.buffer->endpoint(ticket.endpoint).handles -= 1;
-    DropHold(*ticket.buffer, ticket.endpoint, {.kind = CloseKind::kExpired});
+    if (tickets_.contains(token)) CloseTicket(token, kReason);  // Else redeemed in time.
   }
+  for (const Token& token : handles_.ExpiredBy(now_ns)) CloseOne(token, kReason);
   DeliverEvents();
 }
 
 std::optional<int64_t> Registry::NextExpiryNs() const {
-  if (expiries_.empty()) return std::nullopt;
-  return expiries_.front().first;
+  std::optional<int64_t> next_ns = handles_.NextExpiryNs();
+  if (expiries_.empty()) return next_ns;
+  return std::min(expiries_.front().first, next_ns.value_or(INT64_MAX));
+}
+
+void Registry::CloseOne(const Token& token, CloseReason reason) {
+  const ObjectRef object = handles_.Remove(token).object;
+  if (object.buffer != nullptr) {
+    DropHold(*object.buffer, object.endpoint, reason);
+  } else {
+    ReleaseIfUnneeded(*object.shared_region);
+  }
+  Emit([token](RegistryObserver& observer) { observer.OnHandleGone(token); });
+}
+
+void Registry::CloseTicket(const Token& token, CloseReason reason) {
+  const HeldEndpoint held = tickets_.at(token).held;
+  tickets_.erase(token);
+  held.buffer->endpoint(held.endpoint).handles.erase(token);
+  DropHold(*held.buffer, held.endpoint, reason);
 }
 
 void Registry::DropHold(Buffer& buffer, EndpointId id, CloseReason reason) {
@@ -356,27 +406,47 @@ void Registry::EndpointReleased(Koid koid, EndpointId id) {
 void Registry::CloseEndpoint(Buffer& buffer, EndpointId id) {
   Endpoint& endpoint = buffer.endpoint(id);
   endpoint.closed = true;
-  const Koid koid = buffer.koid();
   const EndpointId peer = shm::PeerOf(id);
   buffer.signal().RaisePeerClosed(peer, endpoint.reason);
-  Emit([koid, id, reason = endpoint.reason](RegistryObserver& observer) {
-    observer.OnEndpointClosed(koid, id, reason);
+  Emit([label = LabelOf(buffer), id, reason = endpoint.reason](RegistryObserver& observer) {
+    observer.OnEndpointClosed(label, id, reason);
   });
-  if (!buffer.endpoint(peer).closed) return;
-  // R3. The observer hears of it when the memory is gone already.
-  ReleaseName(buffer);
-  RetireLedgers(buffer);
-  Emit([koid](RegistryObserver& observer) { observer.OnBufferGone(koid); });
-  buffers_.erase(koid);
+  if (buffer.endpoint(peer).closed) ReleaseBuffer(buffer);
 }
 
-void Registry::RetireLedgers(Buffer& buffer) {
+// R3. The observer hears of it when the memory is gone already.
+void Registry::ReleaseBuffer(Buffer& buffer) {
+  ReleaseName(buffer);
+  std::vector<SharedRegion*> let_go;
   for (Region& region : buffer.regions()) {
-    MediatedRing* const ring = region.ring();
-    if (ring == nullptr) continue;
-    retired_.ledger.Add(ring->ledger);
-    retired_.consumed_records += ring->writer.Occupancy().consumed_records;
+    if (SharedRegion* const shared = region.shared()) {
+      shared->RemoveUse(region.user());
+      let_go.push_back(shared);
+    } else if (MediatedRing* const ring = region.ring()) {
+      RetireLedger(*ring);
+    }
   }
+  Emit([label = LabelOf(buffer)](RegistryObserver& observer) { observer.OnBufferGone(label); });
+  buffers_.erase(buffer.koid());
+  // A buffer may use one object twice: once it is gone it must not be looked at again.
+  std::sort(let_go.begin(), let_go.end());
+  let_go.erase(std::unique(let_go.begin(), let_go.end()), let_go.end());
+  for (SharedRegion* const shared : let_go) ReleaseIfUnneeded(*shared);
+}
+
+void Registry::ReleaseIfUnneeded(SharedRegion& region) {
+  if (region.needed()) return;
+  if (MediatedRing* const ring = region.ring()) RetireLedger(*ring);
+  const Koid koid = region.koid();
+  Emit([koid, owner_uid = region.owner().uid](RegistryObserver& observer) {
+    observer.OnRegionGone(koid, owner_uid);
+  });
+  shared_regions_.erase(koid);
+}
+
+void Registry::RetireLedger(MediatedRing& ring) {
+  retired_.ledger.Add(ring.ledger);
+  retired_.consumed_records += ring.writer.Occupancy().consumed_records;
 }
 
 absl::Status Registry::DeleteBuffer(const Caller& caller, Buffer& buffer, bool force) {
@@ -403,29 +473,22 @@ void Registry::RevokeHolds(Buffer& buffer) {
   // Without a name nobody can open it again.
   ReleaseName(buffer);
   constexpr CloseReason kReason = {.kind = CloseKind::kRevoked};
-  std::vector<Token> handles;
-  for (const auto& [token, handle] : handles_) {
-    if (handle.buffer == &buffer) handles.push_back(token);
+  std::vector<Token> tokens;
+  for (const EndpointId id : kEndpoints) {
+    const Endpoint& endpoint = buffer.endpoint(id);
+    tokens.insert(tokens.end(), endpoint.handles.begin(), endpoint.handles.end());
+    for (const AttachedHolder& holder : endpoint.attachments) {
+      Emit([revoked = holder.attachment](RegistryObserver& observer) {
+        observer.OnRevoke(revoked);
+      });
+    }
   }
-  for (const Token& token : handles) {
-    const EndpointId endpoint = handles_.at(token).endpoint;
-    RemoveHandle(token);
-    buffer.endpoint(endpoint).handles -= 1;
-    DropHold(buffer, endpoint, kReason);
-  }
-  std::vector<Token> tickets;
-  for (const auto& [token, ticket] : tickets_) {
-    if (ticket.buffer == &buffer) tickets.push_back(token);
-  }
-  for (const Token& token : tickets) {
-    const EndpointId endpoint = tickets_.at(token).endpoint;
-    tickets_.erase(token);
-    buffer.endpoint(endpoint).handles -= 1;
-    DropHold(buffer, endpoint, kReason);
-  }
-  for (const auto& [id, attachment] : attachments_) {
-    if (attachment.buffer != &buffer) continue;
-    Emit([revoked = id](RegistryObserver& observer) { observer.OnRevoke(revoked); });
+  for (const Token& token : tokens) {
+    if (tickets_.contains(token)) {
+      CloseTicket(token, kReason);
+    } else {
+      CloseOne(token, kReason);
+    }
   }
 }
 
@@ -434,15 +497,27 @@ Buffer* Registry::Find(Koid koid) {
   return found == buffers_.end() ? nullptr : found->second.get();
 }
 
+SharedRegion* Registry::FindSharedRegion(Koid koid) {
+  const auto found = shared_regions_.find(koid);
+  return found == shared_regions_.end() ? nullptr : found->second.get();
+}
+
+absl::StatusOr<SharedRegion*> Registry::FindSharedRegionForOwner(const Caller& caller, Koid koid) {
+  SharedRegion* const region = FindSharedRegion(koid);
+  if (region == nullptr || !MayAdminister(*region, caller.uid)) return NoSuch("shared region");
+  return region;
+}
+
 absl::StatusOr<Buffer*> Registry::FindForOwner(const Caller& caller, Koid koid) {
   Buffer* const buffer = Find(koid);
-  if (buffer == nullptr || !MayAdminister(*buffer, caller.uid)) return NoSuchBuffer();
+  if (buffer == nullptr || !MayAdminister(*buffer, caller.uid)) return NoSuch("buffer");
   return buffer;
 }
 
 absl::StatusOr<Buffer*> Registry::FindForOwner(const Caller& caller, absl::string_view name) {
   const auto found = by_name_.find(name);
-  if (found == by_name_.end() || !MayAdminister(*found->second, caller.uid)) return NoSuchBuffer();
+  if (found == by_name_.end() || !MayAdminister(*found->second, caller.uid))
+    return NoSuch("buffer");
   return found->second;
 }
 
@@ -460,32 +535,42 @@ std::vector<Buffer*> Registry::List(const Caller& caller, Koid after, absl::stri
 }
 
 void Registry::CheckInvariants() const {
-  absl::flat_hash_map<const Endpoint*, std::pair<uint32_t, uint32_t>> counted;
-  const auto count_hold = [&](const Buffer* buffer, EndpointId id, bool attachment) {
-    const auto owned = buffers_.find(buffer->koid());
-    IOB_CHECK(owned != buffers_.end() && owned->second.get() == buffer);
-    auto& [handles, attachments] = counted[&buffer->endpoint(id)];
-    (attachment ? attachments : handles) += 1;
-  };
-  for (const auto& [token, handle] : handles_) {
-    count_hold(handle.buffer, handle.endpoint, false);
-    IOB_CHECK(by_process_.at(handle.process).contains(token));
-  }
-  for (const auto& [token, ticket] : tickets_) count_hold(ticket.buffer, ticket.endpoint, false);
-  for (const auto& [id, attachment] : attachments_) {
-    count_hold(attachment.buffer, attachment.endpoint, true);
-  }
-  for (const auto& [name, buffer] : by_name_) IOB_CHECK(buffer->name() == name);  // R4
+  handles_.CheckInvariants();
+  size_t tokens = 0;  // Of endpoints and shared regions; each is a handle or a ticket (R1).
+  size_t attachments = 0;
   for (const auto& [koid, buffer] : buffers_) {
     for (const EndpointId id : kEndpoints) {
       const Endpoint& endpoint = buffer->endpoint(id);
-      const auto [handles, attachments] = counted[&endpoint];
-      IOB_CHECK(handles == endpoint.handles && attachments == endpoint.attachments.size());  // R1
-      IOB_CHECK(!endpoint.closed || !endpoint.held());                                       // R2
+      tokens += endpoint.handles.size();
+      attachments += endpoint.attachments.size();
+      for (const AttachedHolder& holder : endpoint.attachments) {
+        const Attachment& attachment = attachments_.at(holder.attachment);
+        IOB_CHECK(attachment.buffer == buffer.get() && attachment.endpoint == id);
+      }
+      IOB_CHECK(!endpoint.closed || !endpoint.held());  // R2
     }
     IOB_CHECK(!buffer->endpoint(EndpointId::kEp0).closed ||
-              !buffer->endpoint(EndpointId::kEp1).closed);
+              !buffer->endpoint(EndpointId::kEp1).closed);  // R3
+    for (const Region& region : buffer->regions()) {
+      if (region.shared() == nullptr) continue;
+      const SharedRegion& shared = *shared_regions_.at(region.koid());
+      IOB_CHECK(&shared == region.shared());
+      IOB_CHECK(shared.uses().at(region.user()).buffer == buffer.get());
+    }
   }
+  for (const auto& [koid, region] : shared_regions_) {
+    IOB_CHECK(region->needed());  // R3
+    tokens += region->handles().size();
+    for (const auto& [user, use] : region->uses()) {
+      IOB_CHECK(buffers_.at(use.buffer->koid()).get() == use.buffer);
+    }
+  }
+  IOB_CHECK(tokens == handle_count());
+  IOB_CHECK(attachments == attachments_.size());
+  for (const auto& [token, ticket] : tickets_) {
+    IOB_CHECK(ticket.held.buffer->endpoint(ticket.held.endpoint).handles.contains(token));
+  }
+  for (const auto& [name, buffer] : by_name_) IOB_CHECK(buffer->name() == name);  // R4
 }
 
 }  // namespace iob::server

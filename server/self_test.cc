@@ -60,13 +60,15 @@ bool GrantLockWorks() {
   const auto memfd = ProbeMemfd();
   if (!memfd.ok()) return false;
   auto grant = memfd->OpenGrant(shm::FdMode::kReadOnly);
-  if (!grant.ok() || !shm::LockGrant(grant->get(), EndpointId::kEp0, 0).ok()) return false;
+  if (!grant.ok() || !shm::LockGrant(grant->get(), shm::GrantRange(EndpointId::kEp0), 0).ok())
+    return false;
   void* const mapped = ::mmap(nullptr, shm::PageBytes(), PROT_READ, MAP_SHARED, grant->get(), 0);
   if (mapped == MAP_FAILED) return false;
   grant->Close();
-  const bool held = shm::AnyGrantHeld(memfd->fd(), EndpointId::kEp0).value_or(false);
+  const bool held =
+      shm::AnyGrantHeld(memfd->fd(), shm::GrantRange(EndpointId::kEp0)).value_or(false);
   ::munmap(mapped, shm::PageBytes());
-  return held && !shm::AnyGrantHeld(memfd->fd(), EndpointId::kEp0).value_or(true);
+  return held && !shm::AnyGrantHeld(memfd->fd(), shm::GrantRange(EndpointId::kEp0)).value_or(true);
 }
 
 bool PeerPidfdWorks() {

@@ -33,6 +33,8 @@ class Token {
       difference = static_cast<uint8_t>(difference | (a.bytes_[i] ^ b.bytes_[i]));
     return difference == 0;
   }
+  // Any order, for sorted containers.
+  friend bool operator<(const Token& a, const Token& b) { return a.bytes_ < b.bytes_; }
   template <typename H>
   friend H AbslHashValue(H state, const Token& token) {
     return H::combine(std::move(state), token.bytes_);

@@ -42,13 +42,45 @@ class RegionRights {
   uint32_t bits_;
 };
 
-// What a handle adds: with these it may read, write and map at all.
-struct HandleRights {
-  bool read = true;
-  bool write = true;
-  bool map = true;
+// What a handle allows: Zircon's ZX_RIGHT_* bits. Rights only shrink from a handle to what is made
+// of it. There is no right to execute.
+class HandleRights {
+ public:
+  static constexpr uint32_t kDuplicate = 1u << 0;
+  static constexpr uint32_t kTransfer = 1u << 1;
+  static constexpr uint32_t kRead = 1u << 2;
+  static constexpr uint32_t kWrite = 1u << 3;
+  static constexpr uint32_t kMap = 1u << 5;
+  static constexpr uint32_t kGetProperty = 1u << 6;
+  static constexpr uint32_t kSetProperty = 1u << 7;
+  static constexpr uint32_t kSignal = 1u << 12;
+  static constexpr uint32_t kSignalPeer = 1u << 13;
+  static constexpr uint32_t kWait = 1u << 14;
+  static constexpr uint32_t kInspect = 1u << 15;
+  // In a request only: whatever the source handle has.
+  static constexpr uint32_t kSameRights = 1u << 31;
 
-  friend constexpr bool operator==(const HandleRights&, const HandleRights&) = default;
+  // ZX_DEFAULT_IOB_RIGHTS.
+  static constexpr uint32_t kEndpointDefault = kDuplicate | kTransfer | kRead | kWrite | kMap |
+                                               kGetProperty | kSetProperty | kSignal | kSignalPeer |
+                                               kWait | kInspect;
+  // A region object cannot be read, written or mapped: only buffers that use it can.
+  static constexpr uint32_t kSharedRegionDefault =
+      kDuplicate | kTransfer | kGetProperty | kSetProperty | kSignal | kWait | kInspect;
+
+  constexpr HandleRights() = default;
+  constexpr explicit HandleRights(uint32_t bits) : bits_(bits) {}
+
+  constexpr uint32_t bits() const { return bits_; }
+  constexpr bool Has(uint32_t rights) const { return (bits_ & rights) == rights; }
+  constexpr bool read() const { return Has(kRead); }
+  constexpr bool write() const { return Has(kWrite); }
+  constexpr bool map() const { return Has(kMap); }
+
+  friend constexpr bool operator==(HandleRights, HandleRights) = default;
+
+ private:
+  uint32_t bits_ = kEndpointDefault;
 };
 
 // The access bits of a region, in ep0's view.
@@ -87,12 +119,13 @@ class AccessBits {
 };
 
 // Region bits AND handle rights. `map` gates both map rights (Zircon's newest rule).
-constexpr RegionRights EffectiveRights(RegionRights region, const HandleRights& handle) {
+constexpr RegionRights EffectiveRights(RegionRights region, HandleRights handle) {
   uint32_t mask = 0;
-  if (handle.read) mask |= RegionRights::kMediatedRead;
-  if (handle.write) mask |= RegionRights::kMediatedWrite;
-  if (handle.map && handle.read) mask |= RegionRights::kMapRead;
-  if (handle.map && handle.write) mask |= RegionRights::kMapWrite;
+  if (handle.read()) mask |= RegionRights::kMediatedRead;
+  if (handle.write()) mask |= RegionRights::kMediatedWrite;
+  if (handle.map() && handle.read()) mask |= RegionRights::kMapRead;
+  // Memory that may be written can be read: without READ there is no writing through a mapping.
+  if (handle.map() && handle.read() && handle.write()) mask |= RegionRights::kMapWrite;
   return RegionRights(region.bits() & mask);
 }
 

@@ -10,20 +10,23 @@
 namespace iob::shm {
 namespace {
 
-constexpr off_t kFirstByte = off_t{1} << 60;
-constexpr off_t kBytesPerEndpoint = off_t{1} << 32;
-
-off_t FirstByteOf(EndpointId endpoint) {
-  return kFirstByte + (endpoint == EndpointId::kEp0 ? 0 : kBytesPerEndpoint);
+absl::StatusOr<bool> AnyLocked(int fd, int64_t first_byte, int64_t byte_count) {
+  struct flock lock = {};
+  lock.l_type = F_WRLCK;
+  lock.l_whence = SEEK_SET;
+  lock.l_start = first_byte;
+  lock.l_len = byte_count;
+  if (::fcntl(fd, F_OFD_GETLK, &lock) != 0) return ErrnoStatus(errno, "F_OFD_GETLK of a section");
+  return lock.l_type != F_UNLCK;
 }
 
 }  // namespace
 
-absl::Status LockGrant(int fd, EndpointId endpoint, uint32_t grant_number) {
+absl::Status LockGrant(int fd, GrantRange range, uint32_t grant_number) {
   struct flock lock = {};
   lock.l_type = F_RDLCK;
   lock.l_whence = SEEK_SET;
-  lock.l_start = FirstByteOf(endpoint) + grant_number;
+  lock.l_start = range.ByteOf(grant_number);
   lock.l_len = 1;
   if (::fcntl(fd, F_OFD_SETLK, &lock) == 0) return absl::OkStatus();
   if (errno == EAGAIN || errno == EACCES) {
@@ -32,14 +35,12 @@ absl::Status LockGrant(int fd, EndpointId endpoint, uint32_t grant_number) {
   return ErrnoStatus(errno, "F_OFD_SETLK of a grant");
 }
 
-absl::StatusOr<bool> AnyGrantHeld(int fd, EndpointId endpoint) {
-  struct flock lock = {};
-  lock.l_type = F_WRLCK;
-  lock.l_whence = SEEK_SET;
-  lock.l_start = FirstByteOf(endpoint);
-  lock.l_len = kBytesPerEndpoint;
-  if (::fcntl(fd, F_OFD_GETLK, &lock) != 0) return ErrnoStatus(errno, "F_OFD_GETLK of a section");
-  return lock.l_type != F_UNLCK;
+absl::StatusOr<bool> AnyGrantHeld(int fd, GrantRange range) {
+  return AnyLocked(fd, range.first_byte(), range.byte_count());
+}
+
+absl::StatusOr<bool> GrantHeld(int fd, GrantRange range, uint32_t grant_number) {
+  return AnyLocked(fd, range.ByteOf(grant_number), 1);
 }
 
 }  // namespace iob::shm

@@ -34,13 +34,31 @@ absl::StatusOr<SignalPageWriter> SignalPageWriter::Create(uint64_t generation) {
 void SignalPageWriter::RaisePeerClosed(EndpointId listener, CloseReason reason) {
   const size_t index = IndexOf(listener);
   if ((signals_[index] & kSignalPeerClosed) != 0) return;
-  signals_[index] |= kSignalPeerClosed;
-  changes_[index] += 1;
   const uint64_t line = SignalLineOffset(listener);
   mapping_.Word<uint32_t>(line + kCloseKindOffset).StoreRelaxed(static_cast<uint32_t>(reason.kind));
   mapping_.Word<uint32_t>(line + kCloseCodeOffset).StoreRelaxed(static_cast<uint32_t>(reason.code));
-  // Pairs with the acquire in SignalLine::peer_closed: who sees the bit sees the reason.
-  mapping_.Word<uint32_t>(line + kSignalsOffset).StoreRelease(signals_[index]);
+  Publish(listener, signals_[index] | kSignalPeerClosed);
+}
+
+bool SignalPageWriter::ChangeUserSignals(EndpointId listener, uint32_t clear, uint32_t set) {
+  const uint32_t before = signals_[IndexOf(listener)];
+  const uint32_t after = (before & ~(clear & kUserSignals)) | (set & kUserSignals);
+  if (after == before) return false;
+  Publish(listener, after);
+  return true;
+}
+
+uint32_t SignalPageWriter::signals(EndpointId listener) const {
+  return signals_[IndexOf(listener)];
+}
+
+void SignalPageWriter::Publish(EndpointId listener, uint32_t signals) {
+  const size_t index = IndexOf(listener);
+  const uint64_t line = SignalLineOffset(listener);
+  signals_[index] = signals;
+  changes_[index] += 1;
+  // Pairs with the acquire in SignalLine::signals: who sees kPeerClosed sees the reason.
+  mapping_.Word<uint32_t>(line + kSignalsOffset).StoreRelease(signals);
   SharedAtomic<uint32_t>& changes = mapping_.Word<uint32_t>(line + kChangesOffset);
   changes.StoreRelease(changes_[index]);
   FutexWakeAll(changes.address());
@@ -57,9 +75,8 @@ absl::StatusOr<SignalLine> SignalLine::Map(const SealedMemfd& memfd, uint64_t li
   return SignalLine(std::move(page), line_offset_bytes);
 }
 
-bool SignalLine::peer_closed() const {
-  return (page_.Word<uint32_t>(offset_bytes_ + kSignalsOffset).LoadAcquire().ForHintOnly() &
-          kSignalPeerClosed) != 0;
+uint32_t SignalLine::signals() const {
+  return page_.Word<uint32_t>(offset_bytes_ + kSignalsOffset).LoadAcquire().ForHintOnly();
 }
 
 CloseReason SignalLine::close_reason() const {

@@ -8,7 +8,7 @@
 //   line := u32 signals @0 | u32 changes @4 | u32 close_kind @8 | u32 close_code @12
 //           | u64 generation @16
 //
-//   G1  `signals` has Zircon's values; kPeerClosed is never cleared.
+//   G1  `signals` has Zircon's values: kPeerClosed is never cleared, user signals come and go.
 //   G2  close_kind and close_code are stored before kPeerClosed and never change afterwards.
 //   G3  `changes` goes up with each change of `signals`, so it is the word to wait on: a signal
 //       that is set and cleared again still wakes its waiters.
@@ -28,6 +28,9 @@ namespace iob::shm {
 
 // ZX_IOB_PEER_CLOSED.
 inline constexpr uint32_t kSignalPeerClosed = 1u << 2;
+
+// ZX_USER_SIGNAL_0 to 7.
+inline constexpr uint32_t kUserSignals = 0xff000000;
 
 // How an endpoint ended; the values of iob.v1.CloseKind.
 enum class CloseKind : uint32_t {
@@ -62,7 +65,15 @@ class SignalPageWriter {
   // Tells `listener` that its peer is gone, and wakes whoever waits. Only the first reason counts.
   void RaisePeerClosed(EndpointId listener, CloseReason reason);
 
+  // Clears, then raises, user signals of `listener`; other bits are left alone. True, and whoever
+  // waits is woken, when that changes anything.
+  bool ChangeUserSignals(EndpointId listener, uint32_t clear, uint32_t set);
+
+  uint32_t signals(EndpointId listener) const;
+
  private:
+  void Publish(EndpointId listener, uint32_t signals);
+
   SignalPageWriter(SealedMemfd memfd, Mapping mapping)
       : memfd_(std::move(memfd)), mapping_(std::move(mapping)) {}
 
@@ -78,7 +89,10 @@ class SignalLine {
   // INVALID_ARGUMENT when the line does not fit into the page.
   static absl::StatusOr<SignalLine> Map(const SealedMemfd& memfd, uint64_t line_offset_bytes);
 
-  bool peer_closed() const;
+  bool peer_closed() const { return (signals() & kSignalPeerClosed) != 0; }
+
+  // Raised now.
+  uint32_t signals() const;
 
   // Why; kind kOpen while the peer lives. Values that the broker would never write read as kDied.
   CloseReason close_reason() const;

@@ -51,14 +51,19 @@ struct Connection::Scratch {
   std::vector<BatchLoss> losses;
 };
 
-Connection::Connection(shm::FdChannel channel, shm::SignalLine signal)
+Connection::Connection(shm::FdChannel channel, std::optional<shm::SignalLine> signal)
     : channel_(std::move(channel)),
       signal_(std::move(signal)),
       scratch_(std::make_unique<Scratch>()) {
-  events_.reserve(kRegionsMax + 2);
+  events_.reserve(kRegionsMax + 3);
 }
 
 Connection::~Connection() { Close(); }
+
+std::optional<shm::FutexWord> Connection::ChangeWord() const {
+  if (!signal_) return std::nullopt;
+  return signal_->ChangeWord();
+}
 
 void Connection::Pump() {
   SendOwedRoomMade();
@@ -108,16 +113,48 @@ absl::Status Connection::PumpBy(Deadline deadline) {
 
 absl::Status Connection::SendBatch(std::span<const std::byte> packet,
                                    std::shared_ptr<ResultSink> sink, Deadline deadline) {
+  return Send(packet, {.kind = AnswerKind::kWriteResult, .batch = std::move(sink), .call = nullptr},
+              deadline);
+}
+
+absl::Status Connection::Call(const v1::ClientPacket& packet, Deadline deadline) {
+  uint32_t no_id = 0;
+  return AwaitCall(packet, AnswerKind::kCallResult, deadline, &no_id);
+}
+
+absl::StatusOr<uint32_t> Connection::CallForId(const v1::ClientPacket& packet, Deadline deadline) {
+  uint32_t id = 0;
+  IOB_RETURN_IF_ERROR(AwaitCall(packet, AnswerKind::kAllocateIdResult, deadline, &id));
+  return id;
+}
+
+absl::Status Connection::AwaitCall(const v1::ClientPacket& packet, AnswerKind kind,
+                                   Deadline deadline, uint32_t* ret_id) {
+  const auto call = std::make_shared<PendingCall>();
+  IOB_RETURN_IF_ERROR(
+      Send(AsBytes(Encode(packet)), {.kind = kind, .batch = nullptr, .call = call}, deadline));
+  while (!call->answered) {
+    const absl::Status pumped = PumpBy(deadline);
+    // The answer may have come together with the end of the connection.
+    if (!call->answered) IOB_RETURN_IF_ERROR(pumped);
+  }
+  IOB_RETURN_IF_ERROR(call->status);
+  *ret_id = call->id;
+  return absl::OkStatus();
+}
+
+absl::Status Connection::Send(std::span<const std::byte> packet, Unanswered unanswered,
+                              Deadline deadline) {
   Pump();
   while (status_.ok()) {
-    if (sinks_count_ == kWindow) {
+    if (unanswered_count_ == kWindow) {
       IOB_RETURN_IF_ERROR(PumpBy(deadline));
       continue;
     }
     const absl::Status sent = channel_.Send(packet);
     if (sent.ok()) {
-      sinks_[(sinks_first_ + sinks_count_) % kWindow] = std::move(sink);
-      sinks_count_ += 1;
+      unanswered_[(unanswered_first_ + unanswered_count_) % kWindow] = std::move(unanswered);
+      unanswered_count_ += 1;
       return sent;
     }
     if (!absl::IsUnavailable(sent)) {
@@ -158,7 +195,11 @@ void Connection::Dispatch(std::span<const std::byte> packet) {
   scratch_->parsed = parsed;
   switch (parsed->packet_case()) {
     case v1::BrokerPacket::kWriteResult:
-      return AcknowledgeOldest();
+      return AnswerOldest(AnswerKind::kWriteResult);
+    case v1::BrokerPacket::kAllocateIdResult:
+      return AnswerOldest(AnswerKind::kAllocateIdResult);
+    case v1::BrokerPacket::kCallResult:
+      return AnswerOldest(AnswerKind::kCallResult);
     case v1::BrokerPacket::kEvent:
       return QueueEvent();
     case v1::BrokerPacket::kError:
@@ -171,25 +212,46 @@ void Connection::Dispatch(std::span<const std::byte> packet) {
   }
 }
 
-void Connection::AcknowledgeOldest() {
-  if (sinks_count_ == 0) return Fail(ProtocolError("a write result that nobody waits for"));
+void Connection::AnswerOldest(AnswerKind kind) {
+  if (unanswered_count_ == 0) return Fail(ProtocolError("an answer that nobody waits for"));
+  if (unanswered_[unanswered_first_].kind != kind) {
+    return Fail(ProtocolError("an answer of another kind than the oldest question"));
+  }
+  const Unanswered oldest = std::exchange(unanswered_[unanswered_first_], {});
+  unanswered_first_ = (unanswered_first_ + 1) % kWindow;
+  unanswered_count_ -= 1;
+  switch (kind) {
+    case AnswerKind::kWriteResult:
+      if (absl::Status fits = AcknowledgeBatch(oldest.batch.get()); !fits.ok()) Fail(fits);
+      return;
+    case AnswerKind::kAllocateIdResult: {
+      const v1::AllocateIdResult& result = scratch_->parsed->allocate_id_result();
+      oldest.call->answered = true;
+      oldest.call->id = result.id();
+      if (result.has_failure()) oldest.call->status = FailureOf(result.failure());
+      return;
+    }
+    case AnswerKind::kCallResult:
+      oldest.call->answered = true;
+      oldest.call->status = ToStatus(scratch_->parsed->call_result());
+      return;
+  }
+}
+
+absl::Status Connection::AcknowledgeBatch(ResultSink* sink) {
   const v1::WriteResult& result = scratch_->parsed->write_result();
   scratch_->losses.clear();
   for (const v1::RecordLoss& loss : result.lost()) {
     const int cause = static_cast<int>(loss.cause());
     if (cause < static_cast<int>(LossCause::kFull) ||
         cause > static_cast<int>(LossCause::kTooLarge)) {
-      return Fail(ProtocolError(absl::StrCat("loss cause ", cause)));
+      return ProtocolError(absl::StrCat("loss cause ", cause));
     }
     scratch_->losses.push_back({.first_index = loss.first_index(),
                                 .count = loss.count(),
                                 .cause = static_cast<LossCause>(cause)});
   }
-  const std::shared_ptr<ResultSink> sink = std::exchange(sinks_[sinks_first_], nullptr);
-  sinks_first_ = (sinks_first_ + 1) % kWindow;
-  sinks_count_ -= 1;
-  const absl::Status fits = sink->Acknowledge(result.stored(), scratch_->losses);
-  if (!fits.ok()) Fail(fits);
+  return sink->Acknowledge(result.stored(), scratch_->losses);
 }
 
 void Connection::QueueEvent() {
@@ -214,6 +276,15 @@ void Connection::QueueEvent() {
           {.kind = Event::Kind::kReadable, .reason = {}, .region_index = region_index});
       return;
     }
+    case v1::Event::kSignaled:
+      // Only the latest matters; it takes its place at the end.
+      std::erase_if(events_,
+                    [](const Event& unread) { return unread.kind == Event::Kind::kSignaled; });
+      events_.push_back({.kind = Event::Kind::kSignaled,
+                         .reason = {},
+                         .region_index = 0,
+                         .signals = event.signaled().signals()});
+      return;
     case v1::Event::EVENT_NOT_SET:
       return;
   }
@@ -247,8 +318,8 @@ void Connection::Fail(absl::Status status) {
                         kReasonRevoked);
   }
   status_ = std::move(status);
-  for (std::shared_ptr<ResultSink>& sink : sinks_) sink.reset();
-  sinks_count_ = 0;
+  for (Unanswered& unanswered : unanswered_) unanswered = {};
+  unanswered_count_ = 0;
 }
 
 void Connection::Close() {
@@ -263,7 +334,7 @@ void Connection::Close() {
   }
   Fail(WithReason(absl::FailedPreconditionError("the endpoint is closed"), kReasonDetached));
   channel_.Close();
-  peer_closed_at_close_ = peer_closed();
+  signals_at_close_ = signals();
   reason_at_close_ = close_reason();
   signal_.reset();
 }

@@ -1,17 +1,21 @@
 // Connection: the attach socket after the handshake, shared by an endpoint's parts.
 //
-// Answers to writes, events and the broker's last words all arrive on one socket. Whoever waits on
-// it reads everything there is and hands each packet to whom it belongs, so that a reader, a writer
-// and WaitEvent never take each other's packets:
+// Answers to writes and calls, events and the broker's last words all arrive on one socket. Whoever
+// waits on it reads everything there is and hands each packet to whom it belongs, so that a reader,
+// a writer, a call and WaitEvent never take each other's packets:
 //
-//     write_result -> the oldest unanswered batch (N1)      error, end of stream -> status() (N3)
-//     event        -> the event queue (N2)
+//     write_result, allocate_id_result, call_result -> the oldest unanswered write or call (N1)
+//     event -> the event queue (N2)
+//     error, end of stream -> status() (N3)
 //
-//   N1  Answers come in the order of the batches. At most kWindow batches are unanswered.
-//   N2  The event queue is bounded by what can happen: peer closed once, revoked once, and one
-//       unread `readable` per region.
-//   N3  The first failure stays: every later call answers it. Batches without an answer then never
-//       get one.
+//   N1  Answers come one per write and call, in their order, each of the kind that was asked for.
+//       At most kWindow are missing. Who gave up waiting for a call leaves its place in the queue,
+//       so that its answer is not taken for the next one's.
+//   N2  The event queue is bounded by what can happen: peer closed once, revoked once, one unread
+//       `signaled`, and one unread `readable` per region.
+//   N3  The first failure stays: every later call answers it. Writes and calls without an answer
+//       then never get one.
+//   N4  A handle without WAIT has no signal page and gets no events: no signal is ever seen then.
 //
 // Internal to the library. Thread-compatible: one thread at a time for everything that shares it.
 #pragma once
@@ -25,10 +29,15 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "client/endpoint_event.h"
 #include "client/types.h"
 #include "shm/fd_channel.h"
 #include "shm/signal_page.h"
+
+namespace iob::v1 {
+class ClientPacket;
+}  // namespace iob::v1
 
 namespace iob {
 
@@ -51,21 +60,23 @@ class Connection {
  public:
   static constexpr size_t kWindow = 32;
 
-  Connection(shm::FdChannel channel, shm::SignalLine signal);
+  // `signal` is unset for a handle without WAIT.
+  Connection(shm::FdChannel channel, std::optional<shm::SignalLine> signal);
   ~Connection();
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
 
   // The socket, -1 when closed. Readable when there is something to Pump.
   int fd() const { return channel_.fd(); }
-  // From the signal page; after Close, as of then.
-  bool peer_closed() const { return signal_ ? signal_->peer_closed() : peer_closed_at_close_; }
+  // From the signal page; after Close, as of then; nothing without WAIT.
+  uint32_t signals() const { return signal_ ? signal_->signals() : signals_at_close_; }
+  bool peer_closed() const { return (signals() & shm::kSignalPeerClosed) != 0; }
   CloseReason close_reason() const { return signal_ ? signal_->close_reason() : reason_at_close_; }
-  // To sleep on; only while status() is OK.
-  shm::FutexWord ChangeWord() const { return signal_->ChangeWord(); }
+  // To sleep on; unset without WAIT and after Close.
+  std::optional<shm::FutexWord> ChangeWord() const;
   // OK while the connection lives.
   const absl::Status& status() const { return status_; }
-  size_t unanswered_batches() const { return sinks_count_; }
+  size_t unanswered() const { return unanswered_count_; }
 
   // Takes everything that has arrived. Never blocks.
   void Pump();
@@ -78,6 +89,14 @@ class Connection {
   // when neither got room: nothing was sent then.
   absl::Status SendBatch(std::span<const std::byte> packet, std::shared_ptr<ResultSink> sink,
                          Deadline deadline);
+
+  // Sends one change_signals or change_name and waits for its answer, which comes behind those of
+  // all earlier writes. The broker's error, status(), or DEADLINE_EXCEEDED: then the call was not
+  // sent, or its outcome is unknown.
+  absl::Status Call(const v1::ClientPacket& packet, Deadline deadline);
+
+  // The same for one allocate_id: the id.
+  absl::StatusOr<uint32_t> CallForId(const v1::ClientPacket& packet, Deadline deadline);
 
   // Tells the broker that room was made in a ring; later, if the socket is full now.
   void SendRoomMade(uint32_t region_index);
@@ -95,8 +114,28 @@ class Connection {
  private:
   struct Scratch;  // What parsing needs, kept between packets.
 
+  enum class AnswerKind { kWriteResult, kAllocateIdResult, kCallResult };
+
+  // A call's answer, when it has come. Shared with the queue, because whoever waits may give up.
+  struct PendingCall {
+    bool answered = false;
+    absl::Status status;
+    uint32_t id = 0;
+  };
+
+  // A place in the queue: a batch or a call.
+  struct Unanswered {
+    AnswerKind kind = AnswerKind::kWriteResult;
+    std::shared_ptr<ResultSink> batch;
+    std::shared_ptr<PendingCall> call;
+  };
+
+  absl::Status Send(std::span<const std::byte> packet, Unanswered unanswered, Deadline deadline);
+  absl::Status AwaitCall(const v1::ClientPacket& packet, AnswerKind kind, Deadline deadline,
+                         uint32_t* ret_id);
   void Dispatch(std::span<const std::byte> packet);
-  void AcknowledgeOldest();
+  void AnswerOldest(AnswerKind kind);
+  absl::Status AcknowledgeBatch(ResultSink* sink);
   void QueueEvent();
   void Fail(absl::Status status);
   void SendOwedRoomMade();
@@ -106,14 +145,14 @@ class Connection {
   std::optional<shm::SignalLine> signal_;
   absl::Status status_;
   std::unique_ptr<Scratch> scratch_;
-  std::array<std::shared_ptr<ResultSink>, kWindow> sinks_;  // A ring of kWindow, oldest first.
-  size_t sinks_first_ = 0;
-  size_t sinks_count_ = 0;
+  std::array<Unanswered, kWindow> unanswered_;  // A ring of kWindow, oldest first.
+  size_t unanswered_first_ = 0;
+  size_t unanswered_count_ = 0;
   std::vector<Event> events_;
   uint64_t room_made_owed_ = 0;  // One bit per region.
   bool peer_closed_told_ = false;
   bool revoked_ = false;
-  bool peer_closed_at_close_ = false;
+  uint32_t signals_at_close_ = 0;
   CloseReason reason_at_close_;
 };
 

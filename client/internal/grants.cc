@@ -9,6 +9,8 @@
 #include "client/error.h"
 #include "client/internal/attach_wire.h"
 #include "iob/v1/attach.pb.h"
+#include "shm/id_allocator_layout.h"
+#include "shm/kernel.h"
 #include "shm/mapping.h"
 #include "shm/result.h"
 #include "shm/ring_layout.h"
@@ -40,6 +42,10 @@ class FdTable {
   size_t left_;
 };
 
+absl::Status IntegrityError(const std::string& what, absl::string_view why) {
+  return WithReason(absl::DataLossError(absl::StrCat(what, ": ", why)), "INTEGRITY");
+}
+
 // V2, V3.
 absl::StatusOr<Section> AdoptSection(const v1::SectionGrant& claimed, bool writers_sealed,
                                      FdTable* fds, const std::string& what) {
@@ -51,10 +57,7 @@ absl::StatusOr<Section> AdoptSection(const v1::SectionGrant& claimed, bool write
   }
   absl::StatusOr<shm::SealedMemfd> memfd =
       shm::SealedMemfd::Adopt(std::move(fd), claimed.size_bytes(), writers_sealed);
-  if (!memfd.ok()) {
-    return WithReason(absl::DataLossError(absl::StrCat(what, ": ", memfd.status().message())),
-                      "INTEGRITY");
-  }
+  if (!memfd.ok()) return IntegrityError(what, memfd.status().message());
   return Section{.memfd = std::move(*memfd), .writable = claimed.writable()};
 }
 
@@ -75,7 +78,9 @@ absl::StatusOr<GrantedRegion> ParseRegion(const v1::RegionGrant& claimed, uint32
   if (!InRange(claimed.enforcement(), Enforcement::kUnspecified, Enforcement::kMediated)) {
     return wrong("its enforcement");
   }
-  if (claimed.size_bytes() == 0 || claimed.size_bytes() % shm::PageBytes() != 0) {
+  const bool may_be_empty = claimed.discipline() == v1::DISCIPLINE_NONE;
+  if ((claimed.size_bytes() == 0 && !may_be_empty) ||
+      claimed.size_bytes() % shm::PageBytes() != 0) {
     return wrong(absl::StrCat("its size of ", claimed.size_bytes(), " bytes is not whole pages"));
   }
   const AccessBits access(claimed.access_bits());
@@ -89,7 +94,8 @@ absl::StatusOr<GrantedRegion> ParseRegion(const v1::RegionGrant& claimed, uint32
                        .tag = claimed.tag(),
                        .koid = claimed.koid(),
                        .head = std::nullopt,
-                       .data = std::nullopt};
+                       .data = std::nullopt,
+                       .id_owner = claimed.id_owner()};
 }
 
 // V4 for one mediated ring: both sections or none, of the sizes that the region's size makes them.
@@ -111,10 +117,50 @@ absl::Status CheckRing(const GrantedRegion& region) {
   return absl::OkStatus();
 }
 
-absl::Status AdoptSections(const v1::RegionGrant& claimed, FdTable* fds, GrantedRegion* region) {
+// V4, V5 for one id allocator; that a region which only the broker writes is sealed, was checked.
+absl::Status CheckIds(const GrantedRegion& region) {
+  const std::string what = absl::StrCat("region ", region.index);
+  const absl::StatusOr<shm::IdAllocatorLayout> layout =
+      shm::IdAllocatorLayout::ForRegion(region.size_bytes);
+  if (!layout.ok()) return ProtocolError(absl::StrCat(what, ": ", layout.status().message()));
+  const bool writable = region.data && region.data->writable;
+  const bool owner_fits =
+      writable ? region.id_owner > shm::kIdOwnerBroker && region.id_owner <= shm::kIdOwnersMax
+               : region.id_owner == 0;
+  if (!owner_fits) {
+    return ProtocolError(absl::StrCat(what, ": owner number ", region.id_owner, " for a ",
+                                      writable ? "writer" : "reader", " of ids"));
+  }
+  if (!region.data || !region.access.any_map_write()) return absl::OkStatus();
+  const int seals = ::fcntl(region.data->memfd.fd(), F_GET_SEALS);
+  if (seals < 0 || (seals & (F_SEAL_FUTURE_WRITE | F_SEAL_WRITE)) != 0) {
+    return IntegrityError(what, "sealed against the writers that its access bits allow");
+  }
+  return absl::OkStatus();
+}
+
+// V4 for everything but rings.
+absl::Status CheckData(const GrantedRegion& region) {
+  const std::string what = absl::StrCat("region ", region.index);
+  const bool plain = region.discipline == Discipline::kNone;
+  const bool ids = region.discipline == Discipline::kIdAllocator;
+  if ((plain || ids) && region.data && region.data->memfd.size_bytes() != region.size_bytes) {
+    return ProtocolError(absl::StrCat(what, ": a section of ", region.data->memfd.size_bytes(),
+                                      " bytes for a region of ", region.size_bytes));
+  }
+  return ids ? CheckIds(region) : absl::OkStatus();
+}
+
+absl::Status AdoptSections(const v1::RegionGrant& claimed, HandleRights handle, FdTable* fds,
+                           GrantedRegion* region) {
   const std::string what = absl::StrCat("region ", region->index);
   const bool ring = region->discipline == Discipline::kMediatedRing;
-  const RegionRights rights = region->access.For(EndpointId::kEp0);
+  const bool sealed_ids =
+      region->discipline == Discipline::kIdAllocator && !region->access.any_map_write();
+  const RegionRights rights = EffectiveRights(region->access.For(EndpointId::kEp0), handle);
+  if (region->id_owner != 0 && region->discipline != Discipline::kIdAllocator) {
+    return ProtocolError(absl::StrCat(what, ": an owner number where there are no ids"));
+  }
   if (claimed.sections_size() != 0 && !rights.may_map()) {
     return ProtocolError(absl::StrCat(what, ": descriptors without a map right"));
   }
@@ -129,25 +175,27 @@ absl::Status AdoptSections(const v1::RegionGrant& claimed, FdTable* fds, Granted
     if (section.writable() && !rights.map_write()) {
       return ProtocolError(absl::StrCat(what, ": a writable section without map-write"));
     }
-    IOB_ASSIGN_OR_RETURN(target, AdoptSection(section, /*writers_sealed=*/ring && data, fds, what));
+    const bool writers_sealed = data && (ring || sealed_ids);
+    IOB_ASSIGN_OR_RETURN(target, AdoptSection(section, writers_sealed, fds, what));
   }
-  if (ring) return CheckRing(*region);
-  if (region->data && region->discipline == Discipline::kNone &&
-      region->data->memfd.size_bytes() != region->size_bytes) {
-    return ProtocolError(absl::StrCat(what, ": a section of ", region->data->memfd.size_bytes(),
-                                      " bytes for a region of ", region->size_bytes));
-  }
-  return absl::OkStatus();
+  return ring ? CheckRing(*region) : CheckData(*region);
 }
 
-absl::StatusOr<shm::SealedMemfd> AdoptSignal(const v1::GrantSet& claimed, FdTable* fds) {
-  if (!claimed.has_signal() || claimed.signal().kind() != v1::SECTION_KIND_SIGNAL ||
+// V6.
+absl::StatusOr<std::optional<shm::SealedMemfd>> AdoptSignal(const v1::GrantSet& claimed,
+                                                            HandleRights handle, FdTable* fds) {
+  if (claimed.has_signal() != handle.Has(HandleRights::kWait)) {
+    return ProtocolError(claimed.has_signal() ? "a signal page for a handle that may not wait"
+                                              : "no signal page for a handle that may wait");
+  }
+  if (!claimed.has_signal()) return std::optional<shm::SealedMemfd>();
+  if (claimed.signal().kind() != v1::SECTION_KIND_SIGNAL ||
       claimed.signal().size_bytes() != shm::PageBytes() || claimed.signal().writable()) {
-    return ProtocolError("no signal page, or not one read-only page");
+    return ProtocolError("a signal page that is not one read-only page");
   }
   IOB_ASSIGN_OR_RETURN(Section section, AdoptSection(claimed.signal(), /*writers_sealed=*/true, fds,
                                                      "the signal page"));
-  return std::move(section.memfd);
+  return std::optional<shm::SealedMemfd>(std::move(section.memfd));
 }
 
 }  // namespace
@@ -162,6 +210,10 @@ absl::StatusOr<Grants> VerifyGrants(const v1::GrantSet& claimed, std::vector<shm
                                       static_cast<int>(claimed.endpoint()), ", not to ",
                                       ToString(expected_endpoint)));
   }
+  const HandleRights rights(claimed.handle_rights());
+  if ((rights.bits() & ~HandleRights::kEndpointDefault) != 0) {
+    return ProtocolError(absl::StrCat("handle rights of ", ToString(rights)));
+  }
   const auto region_count = static_cast<size_t>(claimed.regions_size());
   if (region_count == 0 || region_count > kRegionsMax) {
     return ProtocolError(absl::StrCat(region_count, " regions, 1 to ", kRegionsMax, " can be"));
@@ -171,10 +223,11 @@ absl::StatusOr<Grants> VerifyGrants(const v1::GrantSet& claimed, std::vector<shm
   for (const v1::RegionGrant& claimed_region : claimed.regions()) {
     IOB_ASSIGN_OR_RETURN(GrantedRegion region,
                          ParseRegion(claimed_region, static_cast<uint32_t>(regions.size())));
-    IOB_RETURN_IF_ERROR(AdoptSections(claimed_region, &table, &region));
+    IOB_RETURN_IF_ERROR(AdoptSections(claimed_region, rights, &table, &region));
     regions.push_back(std::move(region));
   }
-  IOB_ASSIGN_OR_RETURN(shm::SealedMemfd signal, AdoptSignal(claimed, &table));
+  IOB_ASSIGN_OR_RETURN(std::optional<shm::SealedMemfd> signal,
+                       AdoptSignal(claimed, rights, &table));
   if (table.left() != 0) {
     return ProtocolError(absl::StrCat(table.left(), " descriptors that no section names"));
   }
@@ -183,6 +236,7 @@ absl::StatusOr<Grants> VerifyGrants(const v1::GrantSet& claimed, std::vector<shm
                 .endpoint = expected_endpoint,
                 .endpoint_koid = claimed.endpoint_koid(),
                 .peer_koid = claimed.peer_koid(),
+                .rights = rights,
                 .regions = std::move(regions),
                 .signal = std::move(signal),
                 .signal_offset_bytes = claimed.signal_offset_bytes()};

@@ -5,11 +5,14 @@
 //
 //   V1  Each descriptor is named by exactly one section; none is missing, none is left over.
 //   V2  Each is a memfd that cannot be resized, of the announced size and access mode.
-//   V3  What the consumer reads in place (records of a mediated ring, signal page) is sealed
-//   against
-//       every future writer.
-//   V4  Regions are 1 to 64, in order, of whole pages, with the sections of their discipline, and
-//       sections only where a map right is.
+//   V3  What is read in place (records of a mediated ring, blobs of an id allocator that no
+//       endpoint may map for writing, the signal page) is sealed against every future writer.
+//   V4  Regions are 1 to 64, in order, of whole pages (of none at all for discipline none), with
+//       the sections of their discipline. Sections are only where a map right is, in the region and
+//       in the handle; writable ones only where map-write is.
+//   V5  An id allocator that some endpoint may map for writing is not sealed: its writers could not
+//       be there. Whoever may map it for writing has an owner number, and nobody else has.
+//   V6  There is a signal page if and only if the handle has WAIT.
 //
 // Internal to the library. Values: thread-compatible.
 #pragma once
@@ -46,6 +49,7 @@ struct GrantedRegion {
   uint64_t koid = 0;
   std::optional<Section> head;
   std::optional<Section> data;
+  uint32_t id_owner = 0;  // Of an id allocator with a writable section; 0 otherwise.
 };
 
 struct Grants {
@@ -54,8 +58,9 @@ struct Grants {
   EndpointId endpoint = EndpointId::kEp0;
   uint64_t endpoint_koid = 0;
   uint64_t peer_koid = 0;
+  HandleRights rights;
   std::vector<GrantedRegion> regions;
-  shm::SealedMemfd signal;
+  std::optional<shm::SealedMemfd> signal;
   uint32_t signal_offset_bytes = 0;
 };
 

@@ -39,4 +39,11 @@ CallError ToCallError(const grpc::Status& status) {
   return error;
 }
 
+gpr_timespec ToGrpcDeadline(Deadline deadline) {
+  const auto left =
+      std::max(deadline - std::chrono::steady_clock::now(), std::chrono::steady_clock::duration(0));
+  return gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
+                      gpr_time_from_nanos(left.count(), GPR_TIMESPAN));
+}
+
 }  // namespace iob

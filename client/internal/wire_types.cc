@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "client/error.h"
 #include "shm/result.h"
 
 namespace iob {
@@ -15,10 +16,6 @@ template <typename Enum>
 Enum EnumFromWire(int value, Enum low, Enum high, Enum otherwise) {
   const bool known = value >= static_cast<int>(low) && value <= static_cast<int>(high);
   return known ? static_cast<Enum>(value) : otherwise;
-}
-
-EndpointId FromWire(v1::EndpointId endpoint) {
-  return endpoint == v1::ENDPOINT_ID_EP1 ? EndpointId::kEp1 : EndpointId::kEp0;
 }
 
 Enforcement FromWire(v1::Enforcement enforcement) {
@@ -37,6 +34,21 @@ Holder FromWire(const v1::Holder& holder) {
   return {.uid = holder.uid(), .gid = holder.gid(), .pid = holder.pid()};
 }
 
+std::chrono::system_clock::time_point FromWire(const google::protobuf::Timestamp& time) {
+  // Beyond what the clock can count, a time is a mistake of the daemon's; none is as good.
+  constexpr int64_t kSecondsMax = 9'000'000'000;
+  if (time.seconds() < -kSecondsMax || time.seconds() > kSecondsMax) return {};
+  return std::chrono::system_clock::time_point(std::chrono::seconds(time.seconds()) +
+                                               std::chrono::nanoseconds(time.nanos()));
+}
+
+IdAllocatorInfo FromWire(const v1::IdAllocatorInfo& info) {
+  return {.next_id = info.next_id(),
+          .free_bytes = info.free_bytes(),
+          .shared = info.shared(),
+          .damaged = info.damaged()};
+}
+
 RegionInfo FromWire(const v1::RegionInfo& region) {
   return {.index = region.index(),
           .type = EnumFromWire(region.type(), RegionType::kPrivate, RegionType::kShared,
@@ -48,17 +60,20 @@ RegionInfo FromWire(const v1::RegionInfo& region) {
           .koid = region.koid(),
           .tag = region.tag(),
           .ep0_enforcement = FromWire(region.ep0_enforcement()),
-          .ep1_enforcement = FromWire(region.ep1_enforcement())};
+          .ep1_enforcement = FromWire(region.ep1_enforcement()),
+          .id_allocator = region.has_id_allocator() ? std::optional(FromWire(region.id_allocator()))
+                                                    : std::nullopt};
 }
 
 EndpointInfo FromWire(const v1::EndpointInfo& endpoint) {
-  EndpointInfo info{.endpoint = FromWire(endpoint.endpoint()),
+  EndpointInfo info{.endpoint = iob::FromWire(endpoint.endpoint()),
                     .koid = endpoint.koid(),
                     .handles = endpoint.handles(),
                     .attachments = endpoint.attachments(),
                     .memory_held = endpoint.memory_held(),
                     .closed = FromWire(endpoint.closed()),
-                    .holders = {}};
+                    .holders = {},
+                    .signals = endpoint.signals()};
   for (const v1::Holder& holder : endpoint.holders()) info.holders.push_back(FromWire(holder));
   return info;
 }
@@ -76,7 +91,7 @@ std::vector<LossCount> LossesFromWire(const Losses& losses) {
 }
 
 WriterShare FromWire(const v1::WriterStats& writer) {
-  return {.endpoint = FromWire(writer.endpoint()),
+  return {.endpoint = iob::FromWire(writer.endpoint()),
           .tag = writer.tag(),
           .attempted_records = writer.attempted_records(),
           .attempted_bytes = writer.attempted_bytes(),
@@ -102,6 +117,10 @@ v1::EndpointId ToWire(EndpointId endpoint) {
   return endpoint == EndpointId::kEp0 ? v1::ENDPOINT_ID_EP0 : v1::ENDPOINT_ID_EP1;
 }
 
+std::string ToWire(const Handle& handle) {
+  return std::string(reinterpret_cast<const char*>(handle.secret().data()), handle.secret().size());
+}
+
 void ToWire(const RegionSpec& spec, v1::RegionSpec* ret_spec) {
   ret_spec->set_type(static_cast<v1::RegionType>(spec.type));
   ret_spec->set_discipline(static_cast<v1::Discipline>(spec.discipline));
@@ -109,15 +128,27 @@ void ToWire(const RegionSpec& spec, v1::RegionSpec* ret_spec) {
   ret_spec->set_access_bits(spec.access.bits());
   ret_spec->set_tag(spec.tag);
   ret_spec->set_required_enforcement(static_cast<v1::Enforcement>(spec.required_enforcement));
+  if (spec.shared_region) ret_spec->set_shared_region(ToWire(*spec.shared_region));
+  ret_spec->set_interned_blobs_max(spec.interned_blobs_max);
+}
+
+absl::StatusOr<uint32_t> LeaseToWire(std::chrono::milliseconds lease) {
+  if (lease.count() < 0) {
+    return WithReason(absl::InvalidArgumentError(absl::StrCat("a lease of ", lease.count(), " ms")),
+                      "INVALID_ARGUMENT");
+  }
+  return static_cast<uint32_t>(std::min<int64_t>(lease.count(), UINT32_MAX));
+}
+
+EndpointId FromWire(v1::EndpointId endpoint) {
+  return endpoint == v1::ENDPOINT_ID_EP1 ? EndpointId::kEp1 : EndpointId::kEp0;
 }
 
 BufferInfo FromWire(const v1::BufferInfo& info) {
-  const auto since_epoch = std::chrono::seconds(info.create_time().seconds()) +
-                           std::chrono::nanoseconds(info.create_time().nanos());
   BufferInfo buffer{.koid = info.koid(),
                     .name = info.name(),
                     .owner = FromWire(info.owner()),
-                    .create_time = std::chrono::system_clock::time_point(since_epoch),
+                    .create_time = FromWire(info.create_time()),
                     .regions = {},
                     .endpoints = {},
                     .memory_bytes = info.memory_bytes()};
@@ -126,6 +157,95 @@ BufferInfo FromWire(const v1::BufferInfo& info) {
     buffer.endpoints.push_back(FromWire(endpoint));
   }
   return buffer;
+}
+
+SharedRegionInfo FromWire(const v1::SharedRegionInfo& info) {
+  SharedRegionInfo region{.koid = info.koid(),
+                          .owner = FromWire(info.owner()),
+                          .create_time = FromWire(info.create_time()),
+                          .size_bytes = info.size_bytes(),
+                          .handles = info.handles(),
+                          .memory_bytes = info.memory_bytes(),
+                          .user_count = info.user_count(),
+                          .users = {},
+                          .signals = info.signals()};
+  for (const v1::SharedRegionUser& user : info.users()) {
+    region.users.push_back({.buffer_koid = user.buffer_koid(),
+                            .buffer_name = user.buffer_name(),
+                            .region_index = user.region_index()});
+  }
+  return region;
+}
+
+HandleInfo FromWire(const v1::HandleInfo& info) {
+  return {.type = EnumFromWire(info.type(), ObjectType::kEndpoint, ObjectType::kSharedRegion,
+                               ObjectType::kEndpoint),
+          .koid = info.koid(),
+          .related_koid = info.related_koid(),
+          .rights = HandleRights(info.rights()),
+          .lease = std::chrono::milliseconds(info.lease_ms())};
+}
+
+std::optional<WatchedEvent> FromWire(const v1::WatchEventsResponse& event) {
+  using Kind = WatchedEvent::Kind;
+  WatchedEvent result;
+  result.resume_token = event.resume_token();
+  result.time = FromWire(event.time());
+  result.buffer_koid = event.buffer_koid();
+  result.buffer_name = event.buffer_name();
+  if (event.endpoint() != v1::ENDPOINT_ID_UNSPECIFIED) result.endpoint = FromWire(event.endpoint());
+  result.shared_region_koid = event.shared_region_koid();
+  switch (event.what_case()) {
+    case v1::WatchEventsResponse::kStarted:
+      result.kind = Kind::kStarted;
+      result.signals = event.started().signals();
+      result.reason = FromWire(event.started().peer_closed());
+      return result;
+    case v1::WatchEventsResponse::kResyncRequired:
+      result.kind = Kind::kResyncRequired;
+      result.signals = event.resync_required().signals();
+      return result;
+    case v1::WatchEventsResponse::kCreated:
+      result.kind = Kind::kBufferCreated;
+      result.holder = FromWire(event.created().owner());
+      result.memory_bytes = event.created().memory_bytes();
+      return result;
+    case v1::WatchEventsResponse::kRenamed:
+      result.kind = Kind::kBufferRenamed;
+      result.old_name = event.renamed().old_name();
+      return result;
+    case v1::WatchEventsResponse::kAttached:
+      result.kind = Kind::kEndpointAttached;
+      result.holder = FromWire(event.attached().holder());
+      return result;
+    case v1::WatchEventsResponse::kDetached:
+      result.kind = Kind::kEndpointDetached;
+      result.holder = FromWire(event.detached().holder());
+      result.reason = FromWire(event.detached().reason());
+      return result;
+    case v1::WatchEventsResponse::kClosed:
+      result.kind = Kind::kEndpointClosed;
+      result.reason = FromWire(event.closed().reason());
+      return result;
+    case v1::WatchEventsResponse::kGone:
+      result.kind = Kind::kBufferGone;
+      return result;
+    case v1::WatchEventsResponse::kSignals:
+      result.kind = Kind::kSignalsChanged;
+      result.signals = event.signals().signals();
+      return result;
+    case v1::WatchEventsResponse::kUpdated:
+      result.kind = Kind::kSharedRegionUpdated;
+      return result;
+    case v1::WatchEventsResponse::WHAT_NOT_SET:
+      break;
+  }
+  return std::nullopt;
+}
+
+absl::Status EndOfWatch() {
+  return WithReason(absl::NotFoundError("what was watched is gone: the watch is over"),
+                    "NOT_FOUND");
 }
 
 RingStats FromWire(const v1::RingStats& stats) {
@@ -158,7 +278,18 @@ Limits FromWire(const v1::GetLimitsResponse& limits) {
                 .memory_bytes_per_uid_max = limits.memory_bytes_per_uid_max(),
                 .page_bytes = limits.page_bytes(),
                 .ticket_lifetime = std::chrono::milliseconds(limits.ticket_lifetime_ms()),
-                .kernel_features = {}};
+                .kernel_features = {},
+                .mediated_ring_bytes_max = limits.mediated_ring_bytes_max(),
+                .id_allocator_bytes_max = limits.id_allocator_bytes_max(),
+                .id_blob_bytes_max = limits.id_blob_bytes_max(),
+                .interned_blobs_max = limits.interned_blobs_max(),
+                .name_bytes_max = limits.name_bytes_max(),
+                .handles_max = limits.handles_max(),
+                .attachments_max = limits.attachments_max(),
+                .watchers_max = limits.watchers_max(),
+                .lease_max = std::chrono::milliseconds(limits.lease_ms_max()),
+                .descriptors_max = limits.descriptors_max(),
+                .descriptors_open = limits.descriptors_open()};
   for (const v1::KernelFeature& feature : limits.kernel_features()) {
     result.kernel_features.push_back(
         {.name = feature.name(), .available = feature.available(), .effect = feature.effect()});

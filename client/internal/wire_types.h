@@ -7,7 +7,14 @@
 // functions.
 #pragma once
 
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "client/event_watch.h"
 #include "client/types.h"
 #include "iob/v1/broker.pb.h"
 #include "iob/v1/types.pb.h"
@@ -15,9 +22,21 @@
 namespace iob {
 
 v1::EndpointId ToWire(EndpointId endpoint);
+std::string ToWire(const Handle& handle);
 void ToWire(const RegionSpec& spec, v1::RegionSpec* ret_spec);
 
+// A lease that no field can hold is sent as the longest that one can. INVALID_ARGUMENT for one that
+// is negative.
+absl::StatusOr<uint32_t> LeaseToWire(std::chrono::milliseconds lease);
+
+EndpointId FromWire(v1::EndpointId endpoint);
 BufferInfo FromWire(const v1::BufferInfo& info);
+SharedRegionInfo FromWire(const v1::SharedRegionInfo& info);
+HandleInfo FromWire(const v1::HandleInfo& info);
+// Nothing for an event that this version does not know.
+std::optional<WatchedEvent> FromWire(const v1::WatchEventsResponse& event);
+// Why a watch is over whose object is gone: NOT_FOUND.
+absl::Status EndOfWatch();
 RingStats FromWire(const v1::RingStats& stats);
 Limits FromWire(const v1::GetLimitsResponse& limits);
 

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <string>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "client/iobctl/region_spec.h"
@@ -30,7 +31,8 @@ absl::StatusOr<Ticket> TicketOf(const Globals& globals, const AttachFlags& flags
       return UsageError("NAME", absl::InvalidArgumentError("needs a buffer's name, or --ticket"));
     }
     IOB_ASSIGN_OR_RETURN(Broker broker, ConnectTo(globals));
-    return broker.OpenTicket(flags.name, endpoint);
+    absl::StatusOr<Ticket> opened = broker.OpenTicket(flags.name, endpoint);
+    return opened.ok() ? std::move(opened) : OfBuffer(flags.name, opened.status());
   }
   const std::string hex = flags.ticket == "-" ? ReadLineFromStdin() : flags.ticket;
   absl::StatusOr<Ticket> ticket =
@@ -48,7 +50,7 @@ void AddAttachOptions(CLI::App* command, const std::string& default_endpoint, At
       ->add_option("--ticket", flags->ticket,
                    "A ticket from 'iobctl create'; - reads it from the first line of stdin")
       ->type_name("HEX");
-  command->add_option("--endpoint", flags->endpoint, "Which endpoint to be")
+  command->add_option("--ep,--endpoint", flags->endpoint, "Which endpoint to be")
       ->type_name("EP")
       ->capture_default_str();
   command->add_option("--region-index", flags->region_index,
@@ -58,7 +60,7 @@ void AddAttachOptions(CLI::App* command, const std::string& default_endpoint, At
 absl::StatusOr<Endpoint> AttachAs(const Globals& globals, const AttachFlags& flags) {
   IOB_ASSIGN_OR_RETURN(const std::chrono::milliseconds timeout, TimeoutOf(globals));
   const absl::StatusOr<EndpointId> endpoint = ParseEndpoint(flags.endpoint);
-  if (!endpoint.ok()) return UsageError("--endpoint", endpoint.status());
+  if (!endpoint.ok()) return UsageError("--ep", endpoint.status());
   IOB_ASSIGN_OR_RETURN(const Ticket ticket, TicketOf(globals, flags, *endpoint));
   return Endpoint::Attach(ticket, {.timeout = timeout});
 }

@@ -1,16 +1,33 @@
 #include "client/iobctl/buffer_report.h"
 
+#include <algorithm>
 #include <chrono>
 #include <string_view>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "client/iobctl/region_spec.h"
+#include "client/iobctl/signal_words.h"
 #include "client/iobctl/text.h"
 #include "client/iobctl/units.h"
 
 namespace iob::ctl {
 namespace {
+
+// A person looks at the first ones; --json has all that the daemon lists.
+constexpr size_t kUsersShownMax = 20;
+
+void AddTime(std::string_view key, std::chrono::system_clock::time_point time, JsonWriter* json) {
+  json->Member(
+      key,
+      int64_t{
+          std::chrono::duration_cast<std::chrono::milliseconds>(time.time_since_epoch()).count()});
+}
+
+void AddOwner(const Holder& owner, JsonWriter* json) {
+  json->BeginObject("owner");
+  AddHolder(owner, json);
+  json->EndObject();
+}
 
 void AddRegion(const RegionInfo& region, JsonWriter* json) {
   json->BeginObject();
@@ -24,23 +41,32 @@ void AddRegion(const RegionInfo& region, JsonWriter* json) {
   json->Member("ep1_rights", FormatRights(region.access.For(EndpointId::kEp1)));
   json->Member("ep0_enforcement", ToString(region.ep0_enforcement));
   json->Member("ep1_enforcement", ToString(region.ep1_enforcement));
+  if (region.id_allocator) {
+    json->BeginObject("id_allocator");
+    AddIdAllocator(*region.id_allocator, json);
+    json->EndObject();
+  }
   json->EndObject();
 }
 
-void AddHolder(const Holder& holder, JsonWriter* json) {
-  json->Member("uid", uint64_t{holder.uid});
-  json->Member("gid", uint64_t{holder.gid});
-  json->Member("pid", int64_t{holder.pid});
+// The koid of the other endpoint (ZX_INFO_HANDLE_BASIC calls it related); 0 if there is none.
+uint64_t RelatedKoid(const std::vector<EndpointInfo>& endpoints, const EndpointInfo& endpoint) {
+  for (const EndpointInfo& other : endpoints) {
+    if (other.endpoint != endpoint.endpoint) return other.koid;
+  }
+  return 0;
 }
 
-void AddEndpoint(const EndpointInfo& endpoint, JsonWriter* json) {
+void AddEndpoint(const EndpointInfo& endpoint, uint64_t related_koid, JsonWriter* json) {
   json->BeginObject();
   json->Member("endpoint", ToString(endpoint.endpoint));
   json->Member("koid", endpoint.koid);
+  json->Member("related_koid", related_koid);
   json->Member("handles", uint64_t{endpoint.handles});
   json->Member("attachments", uint64_t{endpoint.attachments});
   json->Member("memory_held", endpoint.memory_held);
   AddCloseReason(endpoint.closed, json);
+  AddSignals("signals", endpoint.signals, json);
   json->BeginArray("holders");
   for (const Holder& holder : endpoint.holders) {
     json->BeginObject();
@@ -98,19 +124,18 @@ void AddRing(const RingStats& ring, JsonWriter* json) {
 std::string DescribeHolders(const std::vector<Holder>& holders) {
   std::string text;
   for (const Holder& holder : holders) {
-    if (!text.empty()) text += ", ";
-    absl::StrAppend(&text, "uid ", holder.uid);
-    if (holder.pid != 0) absl::StrAppend(&text, " pid ", holder.pid);
+    absl::StrAppend(&text, text.empty() ? "" : ", ", DisplayHolder(holder));
   }
   return text.empty() ? "-" : text;
 }
 
 std::string DescribeRegions(const std::vector<RegionInfo>& regions) {
-  Table table({"REGION", "TYPE", "DISCIPLINE", "SIZE", "EP0", "EP1", "ENFORCED EP0", "ENFORCED EP1",
-               "TAG"});
+  Table table({"REGION", "KOID", "TYPE", "DISCIPLINE", "SIZE", "EP0", "EP1", "ENFORCED EP0",
+               "ENFORCED EP1", "TAG"});
   for (const RegionInfo& region : regions) {
-    table.AddRow({absl::StrCat(region.index), ToString(region.type), ToString(region.discipline),
-                  FormatBytes(region.size_bytes), FormatRights(region.access.For(EndpointId::kEp0)),
+    table.AddRow({absl::StrCat(region.index), absl::StrCat(region.koid), ToString(region.type),
+                  ToString(region.discipline), FormatBytes(region.size_bytes),
+                  FormatRights(region.access.For(EndpointId::kEp0)),
                   FormatRights(region.access.For(EndpointId::kEp1)),
                   ToString(region.ep0_enforcement), ToString(region.ep1_enforcement),
                   region.tag == 0 ? "writer's koid" : absl::StrCat(region.tag)});
@@ -120,11 +145,13 @@ std::string DescribeRegions(const std::vector<RegionInfo>& regions) {
 }
 
 std::string DescribeEndpoints(const std::vector<EndpointInfo>& endpoints) {
-  Table table({"ENDPOINT", "KOID", "STATE", "HANDLES", "ATTACHED", "MEMORY HELD", "HOLDERS"});
+  Table table({"ENDPOINT", "KOID", "RELATED", "STATE", "HANDLES", "ATTACHED", "MEMORY HELD",
+               "SIGNALS", "HOLDERS"});
   for (const EndpointInfo& endpoint : endpoints) {
     table.AddRow({ToString(endpoint.endpoint), absl::StrCat(endpoint.koid),
-                  ToString(endpoint.closed), absl::StrCat(endpoint.handles),
-                  absl::StrCat(endpoint.attachments), endpoint.memory_held ? "yes" : "no",
+                  absl::StrCat(RelatedKoid(endpoints, endpoint)), ToString(endpoint.closed),
+                  absl::StrCat(endpoint.handles), absl::StrCat(endpoint.attachments),
+                  endpoint.memory_held ? "yes" : "no", SignalsToString(endpoint.signals),
                   DescribeHolders(endpoint.holders)});
   }
   return table.Render();
@@ -172,27 +199,67 @@ void AddCloseReason(const CloseReason& reason, JsonWriter* json) {
   json->EndObject();
 }
 
+void AddHolder(const Holder& holder, JsonWriter* json) {
+  json->Member("uid", uint64_t{holder.uid});
+  json->Member("gid", uint64_t{holder.gid});
+  json->Member("pid", int64_t{holder.pid});
+}
+
+void AddIdAllocator(const IdAllocatorInfo& ids, JsonWriter* json) {
+  json->Member("next_id", uint64_t{ids.next_id});
+  json->Member("free_bytes", ids.free_bytes);
+  json->Member("shared", ids.shared);
+  json->Member("damaged", ids.damaged);
+}
+
 void AddBuffer(const BufferInfo& buffer, JsonWriter* json) {
   json->Member("koid", buffer.koid);
   json->Member("name", buffer.name);
-  json->BeginObject("owner");
-  AddHolder(buffer.owner, json);
-  json->EndObject();
-  json->Member("create_time_unix_ms", int64_t{std::chrono::duration_cast<std::chrono::milliseconds>(
-                                                  buffer.create_time.time_since_epoch())
-                                                  .count()});
+  AddOwner(buffer.owner, json);
+  AddTime("create_time_unix_ms", buffer.create_time, json);
   json->Member("memory_bytes", buffer.memory_bytes);
   json->BeginArray("regions");
   for (const RegionInfo& region : buffer.regions) AddRegion(region, json);
   json->EndArray();
   json->BeginArray("endpoints");
-  for (const EndpointInfo& endpoint : buffer.endpoints) AddEndpoint(endpoint, json);
+  for (const EndpointInfo& endpoint : buffer.endpoints)
+    AddEndpoint(endpoint, RelatedKoid(buffer.endpoints, endpoint), json);
   json->EndArray();
 }
 
-void AddRings(const BufferStats& stats, JsonWriter* json) {
-  json->BeginArray("rings");
-  for (const RingStats& ring : stats.rings) AddRing(ring, json);
+void AddSharedRegion(const SharedRegionInfo& region, JsonWriter* json) {
+  json->Member("koid", region.koid);
+  AddOwner(region.owner, json);
+  AddTime("create_time_unix_ms", region.create_time, json);
+  json->Member("size_bytes", region.size_bytes);
+  json->Member("handles", uint64_t{region.handles});
+  json->Member("memory_bytes", region.memory_bytes);
+  AddSignals("signals", region.signals, json);
+  json->Member("user_count", uint64_t{region.user_count});
+  json->BeginArray("users");
+  for (const SharedRegionUser& user : region.users) {
+    json->BeginObject();
+    json->Member("buffer_koid", user.buffer_koid);
+    json->Member("buffer_name", user.buffer_name);
+    json->Member("region_index", uint64_t{user.region_index});
+    json->EndObject();
+  }
+  json->EndArray();
+}
+
+void AddReport(const BufferReport& report, JsonWriter* json) {
+  AddBuffer(report.buffer, json);
+  if (report.stats) {
+    json->BeginArray("rings");
+    for (const RingStats& ring : report.stats->rings) AddRing(ring, json);
+    json->EndArray();
+  }
+  json->BeginArray("shared_regions");
+  for (const SharedRegionInfo& region : report.shared_regions) {
+    json->BeginObject();
+    AddSharedRegion(region, json);
+    json->EndObject();
+  }
   json->EndArray();
 }
 
@@ -215,13 +282,65 @@ std::string DisplayState(const EndpointInfo& endpoint) {
   return "open";
 }
 
-std::string DescribeBuffer(const BufferInfo& buffer, const BufferStats& stats) {
-  std::string text =
-      absl::StrCat("buffer ", buffer.koid, buffer.name.empty() ? "" : " ", Escape(buffer.name),
-                   ", created ", FormatTime(buffer.create_time), " by uid ", buffer.owner.uid, ", ",
-                   FormatBytes(buffer.memory_bytes), " of memory\n\n",
-                   DescribeRegions(buffer.regions), "\n", DescribeEndpoints(buffer.endpoints));
-  for (const RingStats& ring : stats.rings) absl::StrAppend(&text, "\n", DescribeRing(ring));
+std::string DisplayHolder(const Holder& holder) {
+  std::string text = absl::StrCat("uid ", holder.uid, " gid ", holder.gid);
+  if (holder.pid != 0) absl::StrAppend(&text, " pid ", holder.pid);
+  return text;
+}
+
+std::string DescribeIdAllocators(const std::vector<RegionInfo>& regions) {
+  Table table({"IDS OF REGION", "IDS", "ROOM LEFT", "WRITTEN BY", "STATE"});
+  bool any = false;
+  for (const RegionInfo& region : regions) {
+    if (!region.id_allocator) continue;
+    any = true;
+    const IdAllocatorInfo& ids = *region.id_allocator;
+    table.AddRow(
+        {absl::StrCat(region.index), FormatCount(ids.next_id),
+         absl::StrCat(FormatCount(ids.free_bytes), " of ", FormatCount(region.size_bytes), " B"),
+         ids.shared ? "endpoints too (shared)" : "the broker alone (sealed)",
+         ids.damaged ? "damaged: whoever may write it has spoiled its header" : "ok"});
+  }
+  return any ? table.Render() : "";
+}
+
+std::string DescribeSharedRegion(const SharedRegionInfo& region) {
+  std::string text = absl::StrCat(
+      "shared region ", region.koid, ", created ", FormatTime(region.create_time), " by ",
+      DisplayHolder(region.owner), ", ", FormatBytes(region.size_bytes), ", ",
+      FormatBytes(region.memory_bytes), " of memory\nhandles ", region.handles, ", signals ",
+      SignalsToString(region.signals), ", regions that refer to it ", region.user_count, "\n");
+  if (region.users.empty()) return text;
+  Table table({"USED BY", "KOID", "REGION"});
+  const size_t shown = std::min(region.users.size(), kUsersShownMax);
+  for (size_t i = 0; i < shown; ++i) {
+    const SharedRegionUser& user = region.users[i];
+    table.AddRow({user.buffer_name.empty() ? "-" : Escape(user.buffer_name),
+                  absl::StrCat(user.buffer_koid), absl::StrCat(user.region_index)});
+  }
+  absl::StrAppend(&text, table.Render());
+  if (region.user_count > shown)
+    absl::StrAppend(&text, "and ", FormatCount(region.user_count - shown), " more\n");
+  return text;
+}
+
+std::string DescribeReport(const BufferReport& report) {
+  const BufferInfo& buffer = report.buffer;
+  std::string text = absl::StrCat(
+      "buffer ", buffer.koid, buffer.name.empty() ? "" : " ", Escape(buffer.name), ", created ",
+      FormatTime(buffer.create_time), " by ", DisplayHolder(buffer.owner), ", ",
+      FormatBytes(buffer.memory_bytes), " of memory\n\n", DescribeRegions(buffer.regions), "\n",
+      DescribeEndpoints(buffer.endpoints));
+  if (const std::string ids = DescribeIdAllocators(buffer.regions); !ids.empty())
+    absl::StrAppend(&text, "\n", ids);
+  for (const SharedRegionInfo& region : report.shared_regions)
+    absl::StrAppend(&text, "\n", DescribeSharedRegion(region));
+  if (!report.stats) {
+    absl::StrAppend(&text, "\n(what became of records is for its owner and root to see)\n");
+    return text;
+  }
+  for (const RingStats& ring : report.stats->rings)
+    absl::StrAppend(&text, "\n", DescribeRing(ring));
   return text;
 }
 

@@ -20,7 +20,7 @@ namespace {
 constexpr std::string_view kReasonUsage = "USAGE";
 
 // What a person can do about it.
-constexpr std::array<std::pair<std::string_view, const char*>, 11> kAdvice = {{
+constexpr std::array<std::pair<std::string_view, const char*>, 16> kAdvice = {{
     {"DISCONNECTED", "is iobd running there? --runtime-dir names its directory"},
     {"BUSY", "try again, or allow more time with --timeout"},
     {"DEADLINE", "allow more time with --timeout"},
@@ -31,6 +31,11 @@ constexpr std::array<std::pair<std::string_view, const char*>, 11> kAdvice = {{
     {"ACCESS_DENIED", "'iobctl stat' shows each endpoint's rights"},
     {"POLICY", "its owner can allow it with --allow-uid or --allow-anyone of 'iobctl create'"},
     {"QUOTA", "remove buffers that nobody needs, or ask for less"},
+    {"PEER_CLOSED", "'iobctl stat' shows how it ended"},
+    {"REGION_FULL", "'iobctl id ls' shows the room that is left"},
+    {"WRONG_DISCIPLINE", "'iobctl stat' shows the regions"},
+    {kReasonNoSuchId, "'iobctl id ls' shows what there is"},
+    {kReasonTimedOut, "allow more time with --timeout"},
     {"USAGE", "see --help"},
 }};
 
@@ -44,6 +49,7 @@ std::string AdviceFor(std::string_view reason) {
 int ExitCodeOf(std::string_view reason) {
   if (reason == kReasonUsage) return kExitUsage;
   if (reason == kReasonDisconnected) return kExitUnreachable;
+  if (reason == kReasonTimedOut) return kExitTimedOut;
   return kExitFailed;
 }
 
@@ -73,6 +79,12 @@ BufferKey KeyOf(const std::string& text) {
       ParseNumber(text.substr(1), std::numeric_limits<uint64_t>::max());
   if (koid.ok()) return *koid;
   return text;
+}
+
+absl::Status OfBuffer(const std::string& name, const absl::Status& status) {
+  if (!absl::IsNotFound(status)) return status;
+  return WithReason(absl::NotFoundError(absl::StrCat("'", name, "': ", status.message())),
+                    ReasonText(status));
 }
 
 int ReportError(const absl::Status& status, const Globals& globals) {

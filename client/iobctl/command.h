@@ -22,8 +22,14 @@ inline constexpr int kExitFailed = 1;
 inline constexpr int kExitUsage = 2;
 inline constexpr int kExitPeerDied = 3;
 inline constexpr int kExitRecordsLost = 4;
+inline constexpr int kExitTimedOut = 5;
 inline constexpr int kExitUnreachable = 69;  // EX_UNAVAILABLE of sysexits.h.
 inline constexpr int kExitInterrupted = 130;
+
+// Reasons of iobctl's own, next to those of client/error.h: an id or a blob that is not there, and
+// a wait that came to its end.
+inline constexpr std::string_view kReasonNoSuchId = "NO_SUCH_ID";
+inline constexpr std::string_view kReasonTimedOut = "TIMED_OUT";
 
 struct Globals {
   std::string runtime_dir;  // As given; ResolveRuntimeDir for the one in use.
@@ -38,10 +44,16 @@ using Command = std::function<absl::StatusOr<int>()>;
 void AddCreate(CLI::App* app, const Globals* globals, Command* selected);
 void AddList(CLI::App* app, const Globals* globals, Command* selected);
 void AddStat(CLI::App* app, const Globals* globals, Command* selected);
+void AddName(CLI::App* app, const Globals* globals, Command* selected);
+void AddRemove(CLI::App* app, const Globals* globals, Command* selected);
 void AddWrite(CLI::App* app, const Globals* globals, Command* selected);
 void AddTail(CLI::App* app, const Globals* globals, Command* selected);
-void AddRemove(CLI::App* app, const Globals* globals, Command* selected);
+void AddId(CLI::App* app, const Globals* globals, Command* selected);
+void AddSignal(CLI::App* app, const Globals* globals, Command* selected);
+void AddWait(CLI::App* app, const Globals* globals, Command* selected);
+void AddWatch(CLI::App* app, const Globals* globals, Command* selected);
 void AddHealth(CLI::App* app, const Globals* globals, Command* selected);
+void AddDoctor(CLI::App* app, const Globals* globals, Command* selected);
 
 // A value on the command line that cannot be: exit code 2. `status` says what is wrong with it.
 absl::Status UsageError(std::string_view option, const absl::Status& status);
@@ -51,6 +63,10 @@ absl::StatusOr<Broker> ConnectTo(const Globals& globals);
 
 // A buffer as a person names it: "#7" is an id, everything else a name.
 BufferKey KeyOf(const std::string& text);
+
+// `status` with the buffer that was asked for, where the daemon leaves it out: it says the same of
+// one that is not there as of one that the caller may not know of.
+absl::Status OfBuffer(const std::string& name, const absl::Status& status);
 
 // One line on stderr (with --json, one object); the exit code that belongs to it.
 int ReportError(const absl::Status& status, const Globals& globals);

@@ -1,8 +1,9 @@
 // iobctl create: makes a buffer, and keeps its endpoints open until somebody else does.
 //
 // Handles belong to the process that made them. So `create` either turns an endpoint's handle into
-// a ticket, which lives on its own for a while, or stays in the foreground and holds it: until both
-// endpoints were used by others, or until it is told to stop.
+// a ticket, which lives on its own for a while, or gives both a lease, with which they do too, or
+// stays in the foreground and holds them: until both endpoints were used by others, or until it is
+// told to stop.
 #include <unistd.h>
 
 #include <chrono>
@@ -35,8 +36,20 @@ struct CreateFlags {
   std::vector<std::string> tickets;
   std::vector<std::string> allow_uids;
   std::vector<std::string> allow_anyone;
+  std::optional<std::string> lease_text;
   bool hold = false;
 };
+
+absl::StatusOr<std::chrono::milliseconds> ToLease(const CreateFlags& flags) {
+  if (!flags.lease_text) return std::chrono::milliseconds(0);
+  absl::StatusOr<std::chrono::milliseconds> lease = ParseDuration(*flags.lease_text);
+  if (lease.ok() && *lease == std::chrono::milliseconds(0)) {
+    lease = absl::InvalidArgumentError(
+        absl::StrCat("'", *flags.lease_text, "' would end before anybody came"));
+  }
+  if (!lease.ok()) return UsageError("--lease", lease.status());
+  return lease;
+}
 
 absl::StatusOr<CreateOptions> ToOptions(const CreateFlags& flags) {
   CreateOptions options;
@@ -54,6 +67,7 @@ absl::StatusOr<CreateOptions> ToOptions(const CreateFlags& flags) {
   if (options.regions.empty()) {
     return UsageError("create", absl::InvalidArgumentError("needs --ring SIZE or --region SPEC"));
   }
+  IOB_ASSIGN_OR_RETURN(options.lease, ToLease(flags));
   const auto rule = [&options](EndpointId endpoint) -> OpenRule& {
     return endpoint == EndpointId::kEp0 ? options.ep0_open : options.ep1_open;
   };
@@ -137,11 +151,12 @@ absl::StatusOr<Holding::Use> Holding::Look() {
 }
 
 void ReportCreated(const Globals& globals, const BufferInfo& buffer,
-                   const std::vector<Ticket>& tickets) {
+                   const std::vector<Ticket>& tickets, std::chrono::milliseconds lease) {
   if (globals.json) {
     JsonWriter json;
     json.BeginObject();
     AddBuffer(buffer, &json);
+    json.Member("lease_ms", int64_t{lease.count()});
     json.BeginArray("tickets");
     for (const Ticket& ticket : tickets) AddTicket(ticket, &json);
     json.EndArray();
@@ -149,10 +164,11 @@ void ReportCreated(const Globals& globals, const BufferInfo& buffer,
     PrintLine(json.text());
     return;
   }
-  PrintLine(absl::StrCat("created ", DisplayName(buffer), " (koid ", buffer.koid, ", ",
-                         buffer.regions.size(),
-                         buffer.regions.size() == 1 ? " region, " : " regions, ",
-                         FormatBytes(buffer.memory_bytes), ")"));
+  PrintLine(absl::StrCat(
+      "created ", DisplayName(buffer), " (koid ", buffer.koid, ", ", buffer.regions.size(),
+      buffer.regions.size() == 1 ? " region, " : " regions, ", FormatBytes(buffer.memory_bytes),
+      lease.count() == 0 ? std::string() : absl::StrCat(", stays for ", FormatDuration(lease)),
+      ")"));
   for (const Ticket& ticket : tickets) {
     PrintLine(absl::StrCat("ticket ", ToString(ticket.endpoint()), " ", ticket.ToHex(), " ",
                            Escape(ticket.socket_path()), " (redeem within ",
@@ -195,8 +211,9 @@ absl::StatusOr<int> Create(const Globals& globals, const CreateFlags& flags) {
     IOB_ASSIGN_OR_RETURN(Ticket ticket, holding.TakeTicket(wish));
     tickets.push_back(std::move(ticket));
   }
-  ReportCreated(globals, created.info, tickets);
-  if (holding.empty()) return kExitOk;
+  ReportCreated(globals, created.info, tickets, options.lease);
+  // What has a lease needs nobody here.
+  if (holding.empty() || options.lease.count() != 0) return kExitOk;
   IOB_RETURN_IF_ERROR(HoldUntilUsed(globals, flags.hold, &holding));
   // The handles are closed by the end of the process, which is near.
   return kExitOk;
@@ -219,7 +236,8 @@ void AddCreate(CLI::App* app, const Globals* globals, Command* selected) {
   add_list(
       "--region", &flags->regions,
       "A region, behind the rings: KIND:SIZE[:ep0=RIGHTS,ep1=RIGHTS,tag=N,require=LEVEL] with\n"
-      "KIND ring or none; RIGHTS of r w (map) R W (through the broker), - for none;\n"
+      "KIND ring, id (blobs with ids; intern=N gives equal ones the same) or none (bytes);\n"
+      "RIGHTS of r w (map) R W (through the broker), - for none;\n"
       "LEVEL advisory, dac, sealed or mediated")
       ->type_name("SPEC");
   add_list("--ticket", &flags->tickets,
@@ -229,12 +247,22 @@ void AddCreate(CLI::App* app, const Globals* globals, Command* selected) {
       ->type_name("EP:UID");
   add_list("--allow-anyone", &flags->allow_anyone, "Let everybody open this endpoint by name")
       ->type_name("EP");
-  command->add_flag("--hold", flags->hold, "Hold the endpoints until told to stop, used or not");
+  CLI::Option* const lease =
+      command
+          ->add_option("--lease", flags->lease_text,
+                       "Do not stay: the endpoints hold by themselves that long (at most a day),\n"
+                       "and afterwards as long as somebody is attached")
+          ->type_name("TIME");
+  command->add_flag("--hold", flags->hold, "Hold the endpoints until told to stop, used or not")
+      ->excludes(lease);
   command->footer(
       "Example:\n"
       "  iobctl create logs --ring 4MiB --allow-uid ep1:1000\n"
       "  iobctl create --ring 1MiB --ticket ep0:1000 --ticket ep1 --json\n"
-      "  iobctl create both --region ring:1MiB --region none:64KiB:ep0=rw,ep1=r");
+      "  iobctl create both --region ring:1MiB --region none:64KiB:ep0=rw,ep1=r\n"
+      "  iobctl create names --region id:64KiB:intern=1000 --lease 10m\n"
+      "Regions that many buffers share need handles, which belong to one process and are never\n"
+      "printed: make them with Broker::CreateSharedRegion of the library.");
   command->callback([=] { *selected = [=] { return Create(*globals, *flags); }; });
 }
 

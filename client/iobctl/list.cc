@@ -1,10 +1,14 @@
 // iobctl ls: the buffers that the caller may see.
+//
+// Page by page, printed as they come: the daemon never builds one answer of ten thousand buffers,
+// and `iobctl ls | head` does not wait for it.
 #include <memory>
 #include <string>
 
 #include "absl/strings/str_cat.h"
 #include "client/iobctl/buffer_report.h"
 #include "client/iobctl/command.h"
+#include "client/iobctl/output.h"
 #include "client/iobctl/text.h"
 #include "client/iobctl/units.h"
 #include "shm/result.h"
@@ -12,37 +16,63 @@
 namespace iob::ctl {
 namespace {
 
-std::string DescribeList(const std::vector<BufferInfo>& buffers) {
-  Table table({"KOID", "NAME", "REGIONS", "MEMORY", "EP0", "EP1", "OWNER", "CREATED"});
-  for (const BufferInfo& buffer : buffers) {
-    const bool both = buffer.endpoints.size() == 2;
-    table.AddRow({absl::StrCat(buffer.koid), DisplayName(buffer),
-                  absl::StrCat(buffer.regions.size()), FormatBytes(buffer.memory_bytes),
-                  both ? DisplayState(buffer.endpoints[0]) : "?",
-                  both ? DisplayState(buffer.endpoints[1]) : "?",
-                  absl::StrCat("uid ", buffer.owner.uid), FormatTime(buffer.create_time)});
-  }
-  return table.Render();
-}
+// Buffers of 64 regions each are still far below the 4 MiB of a gRPC message.
+constexpr uint32_t kPageSize = 200;
 
-absl::StatusOr<int> List(const Globals& globals, const std::string& prefix) {
-  IOB_ASSIGN_OR_RETURN(Broker broker, ConnectTo(globals));
-  IOB_ASSIGN_OR_RETURN(const std::vector<BufferInfo> buffers, broker.ListBuffers(prefix));
-  if (globals.json) {
-    JsonWriter json;
-    json.BeginArray();
+// What is printed, in parts.
+class Listing {
+ public:
+  explicit Listing(bool json) : json_(json) {}
+
+  std::string Begin() const { return json_ ? "[" : ""; }
+  std::string End() { return json_ ? "]\n" : table_.Render(); }
+
+  std::string Part(const std::vector<BufferInfo>& buffers) {
+    if (!json_) {
+      for (const BufferInfo& buffer : buffers) AddRow(buffer);
+      return table_.Render();
+    }
+    std::string text;
     for (const BufferInfo& buffer : buffers) {
+      JsonWriter json;
       json.BeginObject();
       AddBuffer(buffer, &json);
       json.EndObject();
+      absl::StrAppend(&text, empty_ ? "" : ",", json.text());
+      empty_ = false;
     }
-    json.EndArray();
-    PrintLine(json.text());
-  } else {
-    std::string text = DescribeList(buffers);
-    text.pop_back();
-    PrintLine(text);
+    return text;
   }
+
+ private:
+  void AddRow(const BufferInfo& buffer) {
+    const bool both = buffer.endpoints.size() == 2;
+    table_.AddRow({absl::StrCat(buffer.koid), DisplayName(buffer),
+                   absl::StrCat(buffer.regions.size()), FormatBytes(buffer.memory_bytes),
+                   both ? DisplayState(buffer.endpoints[0]) : "?",
+                   both ? DisplayState(buffer.endpoints[1]) : "?",
+                   absl::StrCat("uid ", buffer.owner.uid), FormatTime(buffer.create_time)});
+  }
+
+  bool json_;
+  bool empty_ = true;
+  Table table_{{"KOID", "NAME", "REGIONS", "MEMORY", "EP0", "EP1", "OWNER", "CREATED"}};
+};
+
+absl::StatusOr<int> List(const Globals& globals, const std::string& prefix) {
+  IOB_ASSIGN_OR_RETURN(Broker broker, ConnectTo(globals));
+  Listing listing(globals.json);
+  ListOptions options{.name_prefix = prefix, .page_size = kPageSize, .page_token = ""};
+  std::string text = listing.Begin();
+  do {
+    IOB_ASSIGN_OR_RETURN(const BufferPage page, broker.ListBuffersPage(options));
+    absl::StrAppend(&text, listing.Part(page.buffers));
+    IOB_ASSIGN_OR_RETURN(const bool written, WriteOut(text));
+    if (!written) return kExitOk;
+    text.clear();
+    options.page_token = page.next_page_token;
+  } while (!options.page_token.empty());
+  IOB_RETURN_IF_ERROR(WriteOut(listing.End()).status());
   return kExitOk;
 }
 

@@ -1,6 +1,7 @@
 // iobctl: the command line of iob. Parses, runs one command, turns its end into an exit code.
 #include <csignal>
 #include <cstdlib>
+#include <initializer_list>
 
 #include "CLI/CLI.hpp"
 #include "client/iobctl/command.h"
@@ -14,14 +15,35 @@ constexpr const char* kFooter =
     "  iobctl tail logs --follow &\n"
     "  journalctl | iobctl write logs\n"
     "\n"
+    "Each command has --help with examples, and --json.\n"
+    "\n"
     "Exit codes:\n"
     "  0   ok\n"
-    "  1   failed: one line on stderr says why\n"
+    "  1   failed: one line on stderr says why; doctor: there are warnings\n"
     "  2   wrong usage\n"
     "  3   tail --follow: the writer was killed, crashed, or exited with an error\n"
     "  4   write: records were lost\n"
+    "  5   wait: the time ran out\n"
     "  69  the daemon cannot be reached\n"
-    "  130 write: interrupted";
+    "  130 write, wait, id: interrupted";
+
+using Add = void (*)(CLI::App* app, const Globals* globals, Command* selected);
+
+// In the order in which a newcomer needs them.
+void AddCommands(CLI::App* app, const Globals* globals, Command* selected) {
+  const auto add_group = [=](const char* title, std::initializer_list<Add> commands) {
+    for (const Add add : commands) {
+      const size_t index = app->get_subcommands(nullptr).size();
+      add(app, globals, selected);
+      app->get_subcommands(nullptr)[index]->group(title);
+    }
+  };
+  add_group("Buffers", {AddCreate, AddList, AddStat, AddName, AddRemove});
+  add_group("Records", {AddWrite, AddTail});
+  add_group("Ids", {AddId});
+  add_group("Signals and events", {AddSignal, AddWait, AddWatch});
+  add_group("Daemon", {AddHealth, AddDoctor});
+}
 
 void AddGlobals(CLI::App* app, Globals* globals) {
   app->add_option("--runtime-dir", globals->runtime_dir,
@@ -47,13 +69,7 @@ int Main(int argc, char** argv) {
   app.fallthrough();
   app.footer(kFooter);
   AddGlobals(&app, &globals);
-  AddCreate(&app, &globals, &command);
-  AddList(&app, &globals, &command);
-  AddStat(&app, &globals, &command);
-  AddWrite(&app, &globals, &command);
-  AddTail(&app, &globals, &command);
-  AddRemove(&app, &globals, &command);
-  AddHealth(&app, &globals, &command);
+  AddCommands(&app, &globals, &command);
   // CLI11 throws; its exceptions end here. Help and version are among them, with code 0.
   try {
     app.parse(argc, argv);

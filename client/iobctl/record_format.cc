@@ -17,6 +17,16 @@ void AppendLength(size_t size, std::string* target) {
 
 }  // namespace
 
+void AddPayload(std::string_view payload, JsonWriter* json) {
+  json->Member("length", uint64_t{payload.size()});
+  if (IsUtf8(payload)) {
+    json->Member("data", payload);
+  } else {
+    json->Member("data_base64",
+                 absl::Base64Escape(absl::string_view(payload.data(), payload.size())));
+  }
+}
+
 std::optional<RecordFormat> ParseRecordFormat(std::string_view text) {
   if (text == "text") return RecordFormat::kText;
   if (text == "json") return RecordFormat::kJson;
@@ -50,13 +60,7 @@ void RecordFormatter::AppendJson(const RecordView& record, std::string_view payl
   json_.Clear();
   json_.BeginObject();
   json_.Member("tag", record.tag);
-  json_.Member("length", uint64_t{payload.size()});
-  if (IsUtf8(payload)) {
-    json_.Member("data", payload);
-  } else {
-    json_.Member("data_base64",
-                 absl::Base64Escape(absl::string_view(payload.data(), payload.size())));
-  }
+  AddPayload(payload, &json_);
   json_.EndObject();
   target->append(json_.text());
   target->push_back('\n');

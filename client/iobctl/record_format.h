@@ -14,10 +14,13 @@ namespace iob::ctl {
 
 enum class RecordFormat {
   kText,            // One line each, escaped for a terminal.
-  kJson,            // One object each: tag, length, and data or (unless UTF-8) data_base64.
+  kJson,            // One object each: the tag, and what AddPayload adds.
   kRaw,             // The payloads, one behind the other.
   kLengthPrefixed,  // u32 little-endian length, then the payload.
 };
+
+// Members `length`, and `data` or (unless UTF-8) `data_base64`.
+void AddPayload(std::string_view payload, JsonWriter* json);
 
 // "text", "json", "raw", "length-prefixed".
 std::optional<RecordFormat> ParseRecordFormat(std::string_view text);

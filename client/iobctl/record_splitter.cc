@@ -61,7 +61,7 @@ absl::Status RecordSplitter::CheckLength(std::string_view input) const {
   return absl::InvalidArgumentError(
       absl::StrCat(lines ? "line " : "record ", records_ + 1, " of the input, at byte ",
                    consumed_bytes_, ", is longer than ", kRecordPayloadBytesMax, " bytes",
-                   lines ? "; for binary input use --record-bytes N" : ""));
+                   lines ? absl::StrCat("; for binary input use ", std::string(for_binary_)) : ""));
 }
 
 absl::Status RecordSplitter::Feed(std::string_view chunk, const Emit& emit) {

@@ -25,9 +25,11 @@ class RecordSplitter {
  public:
   using Emit = std::function<absl::Status(std::string_view record)>;
 
-  // `record_bytes` is for kFixed: 1 to 65519.
-  RecordSplitter(Framing framing, size_t record_bytes)
-      : framing_(framing), record_bytes_(record_bytes) {}
+  // `record_bytes` is for kFixed: 1 to 65519. `for_binary`: the option that whoever has no lines
+  // should use.
+  RecordSplitter(Framing framing, size_t record_bytes,
+                 std::string_view for_binary = "--record-bytes N")
+      : framing_(framing), record_bytes_(record_bytes), for_binary_(for_binary) {}
 
   // Emits every record that is whole by now. An error of `emit` is returned, and ends it.
   // INVALID_ARGUMENT for a record longer than 65519 bytes, with its position.
@@ -44,7 +46,8 @@ class RecordSplitter {
 
   Framing framing_;
   size_t record_bytes_;
-  std::string carry_;  // The start of a record.
+  std::string_view for_binary_;  // A literal.
+  std::string carry_;            // The start of a record.
   uint64_t records_ = 0;
   uint64_t consumed_bytes_ = 0;
 };

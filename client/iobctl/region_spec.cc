@@ -50,6 +50,7 @@ absl::StatusOr<Enforcement> ParseEnforcement(const std::string& text) {
 
 absl::StatusOr<RegionSpec> DefaultsOf(const std::string& kind) {
   if (kind == "ring") return MediatedRingSpec(0);
+  if (kind == "id") return IdAllocatorSpec(0);
   if (kind == "none") {
     return RegionSpec{
         .discipline = Discipline::kNone,
@@ -58,7 +59,7 @@ absl::StatusOr<RegionSpec> DefaultsOf(const std::string& kind) {
     };
   }
   return absl::InvalidArgumentError(
-      absl::StrCat("'", kind, "' is not a kind of region; use ring or none"));
+      absl::StrCat("'", kind, "' is not a kind of region; use ring, id or none"));
 }
 
 absl::Status ApplyOption(const std::string& option, RegionSpec* spec) {
@@ -75,9 +76,17 @@ absl::Status ApplyOption(const std::string& option, RegionSpec* spec) {
     IOB_ASSIGN_OR_RETURN(spec->tag, ParseNumber(value, std::numeric_limits<uint64_t>::max()));
   } else if (key == "require") {
     IOB_ASSIGN_OR_RETURN(spec->required_enforcement, ParseEnforcement(value));
+  } else if (key == "intern") {
+    if (spec->discipline != Discipline::kIdAllocator) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("'", option, "' is for regions of kind id only"));
+    }
+    IOB_ASSIGN_OR_RETURN(const uint64_t blobs_max,
+                         ParseNumber(value, std::numeric_limits<uint32_t>::max()));
+    spec->interned_blobs_max = static_cast<uint32_t>(blobs_max);
   } else {
     return absl::InvalidArgumentError(
-        absl::StrCat("'", option, "' is not one of ep0=, ep1=, tag=, require="));
+        absl::StrCat("'", option, "' is not one of ep0=, ep1=, tag=, require=, intern="));
   }
   return absl::OkStatus();
 }

@@ -1,12 +1,14 @@
 // Regions, endpoints and permissions as they are written on the command line.
 //
 //     REGION  :=  KIND ":" SIZE [":" OPTION {"," OPTION}]
-//     KIND    :=  "ring" | "none"
+//     KIND    :=  "ring" | "id" | "none"
 //     OPTION  :=  "ep0=" RIGHTS | "ep1=" RIGHTS | "tag=" NUMBER | "require=" LEVEL
+//                 | "intern=" NUMBER, for id only
 //     RIGHTS  :=  "-" | any of: r map-read, w map-write, R mediated read, W mediated write
 //     LEVEL   :=  "advisory" | "dac" | "sealed" | "mediated"
 //
-// Defaults: ring has ep0=rw,ep1=W (ep0 consumes, ep1 writes); none has ep0=rw,ep1=r.
+// Defaults: ring has ep0=rw,ep1=W (ep0 consumes, ep1 writes); id has ep0=r,ep1=W (ep0 reads, ep1
+// allocates); none has ep0=rw,ep1=r.
 //
 // Thread-safe: pure functions. All errors are INVALID_ARGUMENT and quote what was wrong.
 #pragma once

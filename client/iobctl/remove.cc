@@ -13,7 +13,7 @@ namespace {
 
 absl::StatusOr<int> Remove(const Globals& globals, const std::string& name, bool force) {
   IOB_ASSIGN_OR_RETURN(Broker broker, ConnectTo(globals));
-  IOB_RETURN_IF_ERROR(broker.DeleteBuffer(KeyOf(name), force));
+  IOB_RETURN_IF_ERROR(OfBuffer(name, broker.DeleteBuffer(KeyOf(name), force)));
   if (globals.json) {
     JsonWriter json;
     json.BeginObject();

@@ -4,7 +4,6 @@
 // disk kept from being printed stays in the ring.
 #include <unistd.h>
 
-#include <cerrno>
 #include <memory>
 #include <string>
 #include <utility>
@@ -14,6 +13,7 @@
 #include "client/iobctl/buffer_report.h"
 #include "client/iobctl/command.h"
 #include "client/iobctl/json.h"
+#include "client/iobctl/output.h"
 #include "client/iobctl/progress.h"
 #include "client/iobctl/record_format.h"
 #include "client/iobctl/stop_signal.h"
@@ -55,7 +55,6 @@ class Tail {
  private:
   // Prints what is there, then gives it back. False when nobody takes the output any more.
   absl::StatusOr<bool> PrintBatch();
-  absl::StatusOr<bool> WriteOut();
   bool enough() const { return flags_.count != 0 && records_ == flags_.count; }
 
   RingReader* reader_;
@@ -67,22 +66,6 @@ class Tail {
   uint64_t bytes_ = 0;
 };
 
-absl::StatusOr<bool> Tail::WriteOut() {
-  std::string_view rest = output_;
-  while (!rest.empty()) {
-    const ssize_t size = ::write(STDOUT_FILENO, rest.data(), rest.size());
-    if (size >= 0) {
-      rest.remove_prefix(static_cast<size_t>(size));
-    } else if (errno == EPIPE) {
-      return false;
-    } else if (errno != EINTR) {
-      return shm::ErrnoStatus(errno, "write to stdout");
-    }
-  }
-  output_.clear();
-  return true;
-}
-
 absl::StatusOr<bool> Tail::PrintBatch() {
   RecordView record;
   ReadOutcome outcome = ReadOutcome::kEmpty;
@@ -92,8 +75,9 @@ absl::StatusOr<bool> Tail::PrintBatch() {
     records_ += 1;
     bytes_ += record.payload.size();
   }
-  IOB_ASSIGN_OR_RETURN(const bool written, WriteOut());
+  IOB_ASSIGN_OR_RETURN(const bool written, WriteOut(output_));
   if (!written) return false;
+  output_.clear();
   reader_->Release();
   if (outcome == ReadOutcome::kPoisoned) return reader_->status();
   progress_.Update(records_, bytes_, 0);

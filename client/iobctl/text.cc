@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 namespace iob::ctl {
 namespace {
@@ -102,22 +103,26 @@ std::string Escape(std::string_view text) {
   return escaped;
 }
 
-std::string Table::Render() const {
-  std::vector<size_t> widths;
-  for (const std::vector<std::string>& row : rows_) {
-    widths.resize(std::max(widths.size(), row.size()));
-    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], Width(row[i]));
-  }
+void Table::AddRow(std::vector<std::string> cells) {
+  widths_.resize(std::max(widths_.size(), cells.size()));
+  for (size_t i = 0; i < cells.size(); ++i) widths_[i] = std::max(widths_[i], Width(cells[i]));
+  rows_.push_back(std::move(cells));
+}
+
+std::string Table::Render() {
   std::string text;
   for (const std::vector<std::string>& row : rows_) {
+    const size_t start = text.size();
     for (size_t i = 0; i < row.size(); ++i) {
       text += row[i];
-      if (i + 1 < row.size()) text.append(widths[i] - Width(row[i]) + kColumnGap, ' ');
+      if (i + 1 < row.size()) text.append(widths_[i] - Width(row[i]) + kColumnGap, ' ');
     }
     // An empty last cell leaves no blanks.
-    text.erase(text.find_last_not_of(' ') + 1);
+    const size_t last = text.find_last_not_of(' ');
+    text.erase(std::max(last + 1, start));
     text += '\n';
   }
+  rows_.clear();
   return text;
 }
 

@@ -24,15 +24,19 @@ bool IsUtf8(std::string_view text);
 void AppendEscaped(std::string_view text, std::string* target);
 std::string Escape(std::string_view text);
 
-// Rows of cells; each column is as wide as its widest cell.
+// Rows of cells; each column is as wide as its widest cell so far.
 class Table {
  public:
   explicit Table(std::vector<std::string> header) { AddRow(std::move(header)); }
-  void AddRow(std::vector<std::string> cells) { rows_.push_back(std::move(cells)); }
-  std::string Render() const;
+  void AddRow(std::vector<std::string> cells);
+  size_t row_count() const { return rows_.size(); }
+  // The rows since the last call. A long table can be printed in parts: columns only grow, so one
+  // that moves at all moves once or twice.
+  std::string Render();
 
  private:
   std::vector<std::vector<std::string>> rows_;
+  std::vector<size_t> widths_;
 };
 
 }  // namespace iob::ctl

@@ -34,8 +34,8 @@ constexpr std::array<std::pair<std::string_view, uint64_t>, 14> kByteUnits = {{
     {"tb", uint64_t{1000} * 1000 * 1000 * 1000},
 }};
 
-constexpr std::array<std::pair<std::string_view, uint64_t>, 4> kTimeUnits = {
-    {{"", 1000}, {"ms", 1}, {"s", 1000}, {"m", 60'000}}};
+constexpr std::array<std::pair<std::string_view, uint64_t>, 5> kTimeUnits = {
+    {{"", 1000}, {"ms", 1}, {"s", 1000}, {"m", 60'000}, {"h", 3'600'000}}};
 
 constexpr uint64_t kDurationMsMax = uint64_t{24} * 3600 * 1000;
 
@@ -69,7 +69,7 @@ absl::StatusOr<uint64_t> ParseBytes(const std::string& text) {
 
 absl::StatusOr<std::chrono::milliseconds> ParseDuration(const std::string& text) {
   IOB_ASSIGN_OR_RETURN(const uint64_t ms,
-                       ParseWithUnit(text, kTimeUnits, "a time like 250ms, 5s or 2m"));
+                       ParseWithUnit(text, kTimeUnits, "a time like 250ms, 5s, 2m or 1h"));
   if (ms > kDurationMsMax) {
     return absl::InvalidArgumentError(absl::StrCat("'", text, "' is more than a day"));
   }
@@ -111,7 +111,8 @@ std::string FormatDuration(std::chrono::nanoseconds duration) {
   if (ns < 1e9) return absl::StrFormat("%.2f ms", ns / 1e6);
   if (ns < 60e9) return absl::StrFormat("%.2f s", ns / 1e9);
   const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(duration).count();
-  return absl::StrFormat("%dm %02ds", seconds / 60, seconds % 60);
+  if (seconds < 3600) return absl::StrFormat("%dm %02ds", seconds / 60, seconds % 60);
+  return absl::StrFormat("%dh %02dm", seconds / 3600, seconds / 60 % 60);
 }
 
 std::string FormatTime(std::chrono::system_clock::time_point time) {

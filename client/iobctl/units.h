@@ -15,7 +15,7 @@ namespace iob::ctl {
 // 1000; case does not matter. INVALID_ARGUMENT also for a size beyond 2^64 - 1.
 absl::StatusOr<uint64_t> ParseBytes(const std::string& text);
 
-// "250ms", "5s", "2m"; a number alone is seconds. INVALID_ARGUMENT also above a day.
+// "250ms", "5s", "2m", "1h"; a number alone is seconds. INVALID_ARGUMENT also above a day.
 absl::StatusOr<std::chrono::milliseconds> ParseDuration(const std::string& text);
 
 // Digits only, at most `max`.
@@ -25,7 +25,7 @@ absl::StatusOr<uint64_t> ParseNumber(const std::string& text, uint64_t max);
 std::string FormatBytes(uint64_t bytes);
 // "1,234,567".
 std::string FormatCount(uint64_t count);
-// "420 us", "1.25 ms", "3.50 s", "2m 05s".
+// "420 us", "1.25 ms", "3.50 s", "2m 05s", "24h 00m".
 std::string FormatDuration(std::chrono::nanoseconds duration);
 // "2026-11-21 12:00:03" in local time.
 std::string FormatTime(std::chrono::system_clock::time_point time);

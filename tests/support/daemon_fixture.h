@@ -32,8 +32,8 @@ class TempDir {
 };
 
 struct DaemonSettings {
-  std::vector<std::string> flags;          // As on iobd's command line.
-  std::optional<uint64_t> open_files_max;  // RLIMIT_NOFILE; child process only.
+  std::vector<std::string> flags = {};          // As on iobd's command line.
+  std::optional<uint64_t> open_files_max = {};  // RLIMIT_NOFILE; child process only.
 };
 
 enum class DaemonKind { kThread, kChild };

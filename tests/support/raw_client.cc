@@ -117,6 +117,28 @@ int RawClient::SendRoomMade(uint32_t region_index) {
   return Send(packet);
 }
 
+int RawClient::SendAllocateId(uint32_t region_index, const std::string& blob) {
+  v1::ClientPacket packet;
+  packet.mutable_allocate_id()->set_region_index(region_index);
+  packet.mutable_allocate_id()->set_blob(blob);
+  return Send(packet);
+}
+
+int RawClient::SendChangeSignals(bool peer, uint32_t clear, uint32_t set) {
+  v1::ClientPacket packet;
+  v1::ChangeSignals& change = *packet.mutable_change_signals();
+  change.set_peer(peer);
+  change.set_clear(clear);
+  change.set_set(set);
+  return Send(packet);
+}
+
+int RawClient::SendChangeName(const std::string& name) {
+  v1::ClientPacket packet;
+  packet.mutable_change_name()->set_name(name);
+  return Send(packet);
+}
+
 int RawClient::SendDetach() {
   v1::ClientPacket packet;
   packet.mutable_detach();
@@ -155,6 +177,7 @@ std::optional<v1::BrokerPacket> RawClient::Receive(int64_t deadline_ms) {
     v1::BrokerPacket packet;
     if (!packet.ParseFromArray(buffer.data(), static_cast<int>(size))) return std::nullopt;
     if (packet.event().has_peer_closed()) peer_closed_ = packet.event().peer_closed().reason();
+    if (packet.has_error()) error_ = packet.error();
     return packet;
   }
 }
@@ -170,6 +193,13 @@ std::optional<v1::AttachError> RawClient::ReadToEnd(int64_t deadline_ms) {
 std::optional<v1::WriteResult> RawClient::ReceiveResult(int64_t deadline_ms) {
   while (const auto packet = Receive(deadline_ms)) {
     if (packet->has_write_result()) return packet->write_result();
+  }
+  return std::nullopt;
+}
+
+std::optional<v1::BrokerPacket> RawClient::ReceiveAnswer(int64_t deadline_ms) {
+  while (auto packet = Receive(deadline_ms)) {
+    if (!packet->has_event() && !packet->has_error()) return packet;
   }
   return std::nullopt;
 }
@@ -211,7 +241,7 @@ bool RawClient::MapAll() {
       if (!MapOne(region.index(), section)) return false;
     }
   }
-  return MapOne(kSignalRegion, grants_.signal());
+  return !grants_.has_signal() || MapOne(kSignalRegion, grants_.signal());
 }
 
 std::string RawClient::Attach(const std::string& ticket) {

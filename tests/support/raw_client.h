@@ -37,6 +37,9 @@ class RawClient {
   int SendWrite(uint32_t region_index, const std::vector<std::string>& records,
                 uint32_t wait_ms = 0);
   int SendRoomMade(uint32_t region_index);
+  int SendAllocateId(uint32_t region_index, const std::string& blob);
+  int SendChangeSignals(bool peer, uint32_t clear, uint32_t set);
+  int SendChangeName(const std::string& name);
   int SendDetach();
 
   // The next packet (its descriptors go to fds()); nullopt at the end of the stream, or when
@@ -47,6 +50,11 @@ class RawClient {
   std::optional<v1::AttachError> ReadToEnd(int64_t deadline_ms = kPatienceMs);
   // Waits for the answer to one write; other packets on the way are kept in events().
   std::optional<v1::WriteResult> ReceiveResult(int64_t deadline_ms = kPatienceMs);
+  // Waits for the answer to one write or call, passing over events; nullopt at the end of the
+  // stream: then error() is what the broker said about it.
+  std::optional<v1::BrokerPacket> ReceiveAnswer(int64_t deadline_ms = kPatienceMs);
+  // The error packet, once it has come.
+  const std::optional<v1::AttachError>& error() const { return error_; }
   // Waits until the peer is reported closed.
   std::optional<v1::CloseReason> ReceivePeerClosed(int64_t deadline_ms = kPatienceMs);
 
@@ -54,7 +62,7 @@ class RawClient {
   std::string Attach(const std::string& ticket);
   // The first half: up to the descriptors.
   std::string Redeem(const std::string& ticket);
-  // Maps every section that came.
+  // Maps every section that came. A handle without WAIT brings no signal page.
   bool MapAll();
 
   const v1::GrantSet& grants() const { return grants_; }
@@ -93,6 +101,7 @@ class RawClient {
   v1::GrantSet grants_;
   std::vector<Mapped> mapped_;
   std::optional<v1::CloseReason> peer_closed_;
+  std::optional<v1::AttachError> error_;
   bool timed_out_ = false;
 };
 

@@ -17,6 +17,7 @@
 #include "tests/support/shm_process.h"
 #include "tests/support/status_matchers.h"
 #include "tests/unit/client/fake_broker.h"
+#include "tests/unit/client/test_buffer.h"
 
 namespace iob::test {
 namespace {
@@ -37,6 +38,7 @@ TEST(EndpointAttach, BelievesAnHonestBroker) {
   ASSERT_EQ(endpoint.info().regions.size(), 3u);
   EXPECT_EQ(endpoint.info().regions[0].discipline, Discipline::kMediatedRing);
   EXPECT_EQ(endpoint.info().regions[0].enforcement, Enforcement::kSealed);
+  EXPECT_EQ(endpoint.info().rights, HandleRights());
   EXPECT_FALSE(endpoint.peer_closed());
 }
 
@@ -178,6 +180,38 @@ std::vector<Lie> LiesAboutGeometry() {
   };
 }
 
+std::vector<Lie> LiesAboutRights() {
+  const auto without = [](uint32_t rights) {
+    return [rights](v1::GrantSet* grants, Fds*) {
+      grants->set_handle_rights(RightsWithout(rights).bits());
+    };
+  };
+  return {
+      {"ARightToExecute",
+       [](v1::GrantSet* grants, Fds*) { grants->set_handle_rights(grants->handle_rights() | 16); }},
+      {"AllRightsThereCouldBe",
+       [](v1::GrantSet* grants, Fds*) { grants->set_handle_rights(UINT32_MAX); }},
+      {"TheSameRightsAsWhat",
+       [](v1::GrantSet* grants, Fds*) { grants->set_handle_rights(HandleRights::kSameRights); }},
+      {"NoRightsAtAll", [](v1::GrantSet* grants, Fds*) { grants->set_handle_rights(0); }},
+      {"ASignalPageWithoutWait", without(HandleRights::kWait)},
+      {"MemoryWithoutMap", without(HandleRights::kMap)},
+      {"MemoryWithoutRead", without(HandleRights::kRead)},
+      {"WritableMemoryWithoutWrite", without(HandleRights::kWrite)},
+      {"NoSignalPageAndNoDescriptorOfOne",
+       [](v1::GrantSet* grants, Fds* fds) {
+         grants->clear_signal();
+         fds->pop_back();
+       }},
+      {"AnOwnerNumberForRawMemory",
+       [](v1::GrantSet* grants, Fds*) { grants->mutable_regions(1)->set_id_owner(2); }},
+      {"AnOwnerNumberForARing",
+       [](v1::GrantSet* grants, Fds*) { grants->mutable_regions(0)->set_id_owner(2); }},
+      {"MemoryForARegionOfNoBytes",
+       [](v1::GrantSet* grants, Fds*) { grants->mutable_regions(1)->set_size_bytes(0); }},
+  };
+}
+
 class LyingBroker : public ::testing::TestWithParam<Lie> {};
 
 TEST_P(LyingBroker, IsNotBelieved) {
@@ -203,6 +237,150 @@ std::string NameOf(const ::testing::TestParamInfo<Lie>& info) { return info.para
 INSTANTIATE_TEST_SUITE_P(Descriptors, LyingBroker, ::testing::ValuesIn(LiesAboutDescriptors()),
                          NameOf);
 INSTANTIATE_TEST_SUITE_P(Geometry, LyingBroker, ::testing::ValuesIn(LiesAboutGeometry()), NameOf);
+INSTANTIATE_TEST_SUITE_P(Rights, LyingBroker, ::testing::ValuesIn(LiesAboutRights()), NameOf);
+
+// Three id allocators with one descriptor each, sealed, shared and written by this endpoint, shared
+// and written by the peer; and one that this endpoint may not map.
+constexpr int kSealedIds = 0;
+constexpr int kOwnIds = 1;
+constexpr int kPeersIds = 2;
+constexpr int kForeignIds = 3;
+
+void AddAllIds(TestBuffer* buffer) {
+  for (const uint32_t access_bits : {0x89, 0x33, 0x31, 0x90}) buffer->AddIds(2, access_bits);
+}
+
+shm::UniqueFd SealedIdsGrant(shm::FdMode mode) {
+  return shm::IdAllocatorSealedWriter::Create(shm::Pages(2), {})
+      .value()
+      .memfd()
+      .OpenGrant(mode)
+      .value();
+}
+
+std::vector<Lie> LiesAboutIds() {
+  const auto owner = [](int region, uint32_t number) {
+    return [region, number](v1::GrantSet* grants, Fds*) {
+      grants->mutable_regions(region)->set_id_owner(number);
+    };
+  };
+  const auto size = [](uint64_t size_bytes) {
+    return [size_bytes](v1::GrantSet* grants, Fds*) {
+      grants->mutable_regions(kSealedIds)->set_size_bytes(size_bytes);
+    };
+  };
+  return {
+      {"SealedIdsThatOthersCanWrite",
+       [](v1::GrantSet*, Fds* fds) { (*fds)[kSealedIds] = ReadOnlyGrant(2 * shm::PageBytes()); },
+       StatusCode::kDataLoss, "INTEGRITY"},
+      {"SharedIdsThatNobodyCanWrite",
+       [](v1::GrantSet*, Fds* fds) { (*fds)[kOwnIds] = SealedIdsGrant(shm::FdMode::kReadWrite); },
+       StatusCode::kDataLoss, "INTEGRITY"},
+      {"PeersIdsThatItCannotWrite",
+       [](v1::GrantSet*, Fds* fds) { (*fds)[kPeersIds] = SealedIdsGrant(shm::FdMode::kReadOnly); },
+       StatusCode::kDataLoss, "INTEGRITY"},
+      {"SealedIdsSaidToBeShared",
+       [](v1::GrantSet* grants, Fds*) {
+         grants->mutable_regions(kSealedIds)->set_access_bits(0x31);
+       },
+       StatusCode::kDataLoss, "INTEGRITY"},
+      {"SharedIdsSaidToBeSealed",
+       [](v1::GrantSet* grants, Fds*) {
+         grants->mutable_regions(kPeersIds)->set_access_bits(0x81);
+       },
+       StatusCode::kDataLoss, "INTEGRITY"},
+      {"NoOwnerNumberForAWriter", owner(kOwnIds, 0)},
+      {"TheBrokersOwnerNumber", owner(kOwnIds, 1)},
+      {"AnOwnerNumberTooHigh", owner(kOwnIds, 4095)},
+      {"TheHighestOwnerNumber", owner(kOwnIds, UINT32_MAX)},
+      {"AnOwnerNumberForAReader", owner(kPeersIds, 2)},
+      {"AnOwnerNumberInSealedIds", owner(kSealedIds, 2)},
+      {"IdsLargerThanTheirSection", size(4 * shm::PageBytes())},
+      {"IdsOfNoBytes", size(0)},
+      {"IdsOfHalfAPage", size(2048)},
+      {"IdsThatTheirOffsetsCannotReach", size(uint64_t{1} << 32)},
+      {"IdsOfAllAddresses", size(~(shm::PageBytes() - 1))},
+      {"IdsWithoutMemoryThatTheirOffsetsCannotReach",
+       [](v1::GrantSet* grants, Fds*) {
+         grants->mutable_regions(kForeignIds)->set_size_bytes(uint64_t{1} << 32);
+       }},
+      {"AnOwnerNumberWithoutMemory", owner(kForeignIds, 2)},
+      {"IdsWithAHead",
+       [](v1::GrantSet* grants, Fds*) {
+         grants->mutable_regions(kSealedIds)->mutable_sections(0)->set_kind(v1::SECTION_KIND_HEAD);
+       }},
+      {"WritableSealedIds",
+       [](v1::GrantSet* grants, Fds* fds) {
+         grants->mutable_regions(kSealedIds)->mutable_sections(0)->set_writable(true);
+         (*fds)[kSealedIds] = SealedIdsGrant(shm::FdMode::kReadWrite);
+       }},
+  };
+}
+
+class LyingBrokerOfIds : public ::testing::TestWithParam<Lie> {};
+
+TEST_P(LyingBrokerOfIds, IsNotBelieved) {
+  const int open_before = OpenFds();
+  {
+    FakeBroker broker;
+    TestBuffer buffer;
+    AddAllIds(&buffer);
+    Given given = buffer.Give();
+    GetParam().tell(&given.grants, &given.fds);
+    broker.Answer(GrantsPacket(given.grants), std::move(given.fds));
+    const absl::Status status = Endpoint::Attach(broker.ticket()).status();
+    broker.Join();
+    EXPECT_THAT(status, StatusIs(GetParam().code));
+    EXPECT_EQ(ReasonOf(status), GetParam().reason);
+    EXPECT_FALSE(ReceivePacket(broker.peer()).has_value());
+  }
+  EXPECT_EQ(OpenFds(), open_before);
+}
+
+INSTANTIATE_TEST_SUITE_P(Ids, LyingBrokerOfIds, ::testing::ValuesIn(LiesAboutIds()), NameOf);
+
+TEST(EndpointAttach, BelievesAnHonestBrokerOfIds) {
+  for (const uint32_t owner : {2u, shm::kIdOwnersMax}) {
+    FakeBroker broker;
+    TestBuffer buffer;
+    AddAllIds(&buffer);
+    Given given = buffer.Give();
+    given.grants.mutable_regions(kOwnIds)->set_id_owner(owner);
+    EXPECT_THAT(AttachTo(&broker, std::move(given)), IsOk());
+  }
+}
+
+TEST(EndpointAttach, TakesARegionOfNoBytesWithOrWithoutADescriptor) {
+  for (const bool with_descriptor : {false, true}) {
+    FakeBroker broker;
+    TestBuffer buffer;
+    buffer.AddRaw(0, 0x13);
+    Given given = buffer.Give();
+    if (with_descriptor) {
+      v1::SectionGrant* const section = given.grants.mutable_regions(0)->add_sections();
+      section->set_kind(v1::SECTION_KIND_DATA);
+      section->set_writable(true);
+      section->set_fd_index(1);
+      given.fds.push_back(buffer.raw(0).OpenGrant(shm::FdMode::kReadWrite).value());
+    }
+    ASSERT_OK_AND_ASSIGN(const Endpoint endpoint, AttachTo(&broker, std::move(given)));
+    EXPECT_EQ(endpoint.info().regions[0].size_bytes, 0u);
+  }
+}
+
+TEST(EndpointAttach, TakesAHandleWithFewRights) {
+  for (const uint32_t rights :
+       {0u, HandleRights::kWait, HandleRights::kMap, HandleRights::kMap | HandleRights::kWrite}) {
+    FakeBroker broker;
+    TestBuffer buffer;
+    buffer.AddRing(16 << 10, 0x83);
+    buffer.AddRaw(shm::PageBytes(), 0x13);
+    buffer.AddIds(1, 0x33);
+    ASSERT_OK_AND_ASSIGN(const Endpoint endpoint,
+                         AttachTo(&broker, buffer.Give(HandleRights(rights))));
+    EXPECT_EQ(endpoint.info().rights, HandleRights(rights));
+  }
+}
 
 // The status of attaching to a broker that serves like this.
 absl::Status AttachTo(std::function<void(shm::FdChannel*)> serve,

@@ -131,6 +131,7 @@ struct HonestBuffer {
     grants.set_endpoint(v1::ENDPOINT_ID_EP0);
     grants.set_endpoint_koid(8);
     grants.set_peer_koid(9);
+    grants.set_handle_rights(HandleRights::kEndpointDefault);
     v1::RegionGrant* const consumed =
         AddRegion(&grants, v1::DISCIPLINE_MEDIATED_RING, ring_region_bytes(), 0x83);
     AddSection(consumed, v1::SECTION_KIND_HEAD, shm::PageBytes(), true, 0);

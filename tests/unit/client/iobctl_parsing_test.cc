@@ -11,6 +11,7 @@
 #include "client/iobctl/record_format.h"
 #include "client/iobctl/record_splitter.h"
 #include "client/iobctl/region_spec.h"
+#include "client/iobctl/signal_words.h"
 #include "client/iobctl/text.h"
 #include "client/iobctl/units.h"
 #include "tests/support/shm_ring.h"
@@ -50,6 +51,7 @@ TEST(Units, ReadsTimes) {
   EXPECT_EQ(ParseDuration("5s").value(), 5s);
   EXPECT_EQ(ParseDuration("5").value(), 5s);
   EXPECT_EQ(ParseDuration("2m").value(), 2min);
+  EXPECT_EQ(ParseDuration("24h").value(), 24h);
   EXPECT_EQ(ParseDuration("0").value(), 0ms);
   EXPECT_THAT(ParseDuration("25h"), StatusIs(kInvalid));
   EXPECT_THAT(ParseDuration("1441m"), StatusIs(kInvalid, "day"));
@@ -67,6 +69,8 @@ TEST(Units, WritesForPeople) {
   EXPECT_EQ(FormatCount(1234567), "1,234,567");
   EXPECT_EQ(FormatDuration(420us), "420 us");
   EXPECT_EQ(FormatDuration(125s), "2m 05s");
+  EXPECT_EQ(FormatDuration(3599s), "59m 59s");
+  EXPECT_EQ(FormatDuration(24h + 5min), "24h 05m");
 }
 
 TEST(RegionSpecs, RingHasADefault) {
@@ -87,6 +91,21 @@ TEST(RegionSpecs, OptionsChangeIt) {
   EXPECT_EQ(spec.tag, 77u);
   EXPECT_EQ(spec.required_enforcement, Enforcement::kDac);
   EXPECT_EQ(ParseRegion("none:4096:ep1=-")->access.bits(), 0x03u);
+}
+
+TEST(RegionSpecs, IdAllocatorsMayIntern) {
+  ASSERT_OK_AND_ASSIGN(const RegionSpec spec, ParseRegion("id:64KiB"));
+  EXPECT_EQ(spec.discipline, Discipline::kIdAllocator);
+  EXPECT_EQ(spec.size_bytes, 65536u);
+  EXPECT_EQ(spec.access.bits(), 0x81u);
+  EXPECT_EQ(spec.interned_blobs_max, 0u);
+  ASSERT_OK_AND_ASSIGN(const RegionSpec more, ParseRegion("id:1MiB:ep0=rw,ep1=rw,intern=1000"));
+  EXPECT_EQ(more.access.bits(), 0x33u);
+  EXPECT_EQ(more.interned_blobs_max, 1000u);
+  EXPECT_THAT(ParseRegion("ring:64KiB:intern=1"), StatusIs(kInvalid, "kind id only"));
+  EXPECT_THAT(ParseRegion("none:64KiB:intern=1"), StatusIs(kInvalid, "kind id only"));
+  EXPECT_THAT(ParseRegion("id:64KiB:intern=4294967296"), StatusIs(kInvalid, "'4294967296'"));
+  EXPECT_THAT(ParseRegion("id:64KiB:intern="), StatusIs(kInvalid, "''"));
 }
 
 TEST(RegionSpecs, QuoteWhatIsWrong) {
@@ -115,6 +134,34 @@ TEST(RegionSpecs, RightsReadBack) {
   EXPECT_EQ(FormatRights(RegionRights(0)), "-");
   EXPECT_EQ(FormatRights(RegionRights(0x3)), "rw");
   EXPECT_EQ(FormatRights(RegionRights(0xf)), "rwRW");
+}
+
+TEST(SignalWords, TakeNamesAndNumbersInEitherSpelling) {
+  EXPECT_EQ(ParseSignals({"peer-closed"}).value(), kSignalPeerClosed);
+  EXPECT_EQ(ParseSignals({"PEER_CLOSED,USER_0", "7"}).value(),
+            kSignalPeerClosed | UserSignal(0) | UserSignal(7));
+  EXPECT_EQ(ParseUserSignals({"1,user-2", "3"}).value(),
+            UserSignal(1) | UserSignal(2) | UserSignal(3));
+  EXPECT_EQ(ParseUserSignals({}).value(), 0u);
+}
+
+TEST(SignalWords, QuoteWhatIsNone) {
+  for (const char* word : {"", "8", "-1", "user-8", "user", "none", "0,", ",0", "0 1", "0x1"}) {
+    EXPECT_THAT(ParseSignals({word}), StatusIs(kInvalid)) << word;
+    EXPECT_THAT(ParseUserSignals({word}), StatusIs(kInvalid)) << word;
+  }
+  EXPECT_THAT(ParseSignals({}), StatusIs(kInvalid, "no signal was given"));
+  EXPECT_THAT(ParseSignals({"0,x"}), StatusIs(kInvalid, "'x'"));
+  EXPECT_THAT(ParseUserSignals({"peer-closed"}), StatusIs(kInvalid, "'peer-closed'"));
+}
+
+TEST(SignalWords, AreAListInJson) {
+  JsonWriter json;
+  json.BeginObject();
+  AddSignals("all", kSignalPeerClosed | UserSignal(6), &json);
+  AddSignals("none", 0, &json);
+  json.EndObject();
+  EXPECT_EQ(json.text(), "{\"all\":[\"peer-closed\",\"user-6\"],\"none\":[]}");
 }
 
 TEST(Text, EscapesWhatCouldHarmATerminal) {
@@ -146,6 +193,19 @@ TEST(Text, AlignsColumnsByCharacters) {
   table.AddRow({"\xc3\xbc\xc3\xbc\xc3\xbc", "x"});
   table.AddRow({"1", ""});
   EXPECT_EQ(table.Render(), "A    B\n\xc3\xbc\xc3\xbc\xc3\xbc  x\n1\n");
+}
+
+TEST(Text, PrintsALongTableInPartsWhoseColumnsOnlyGrow) {
+  Table table({"A", "B"});
+  table.AddRow({"11", "x"});
+  EXPECT_EQ(table.Render(), "A   B\n11  x\n");
+  EXPECT_EQ(table.Render(), "");
+  table.AddRow({"1", "y"});
+  EXPECT_EQ(table.Render(), "1   y\n");
+  table.AddRow({"1111", "z"});
+  table.AddRow({"", ""});
+  EXPECT_EQ(table.row_count(), 2u);
+  EXPECT_EQ(table.Render(), "1111  z\n\n");
 }
 
 TEST(Json, NestsAndEscapes) {
@@ -203,6 +263,9 @@ TEST(Splitter, NamesTheRecordThatIsTooLong) {
   EXPECT_THAT(Split({Framing::kLines, 0}, longest + "\n" + longest, 4096), IsOk());
   EXPECT_THAT(Split({Framing::kLines, 0}, "ok\n" + longest + "x\n", 4096),
               StatusIs(kInvalid, "line 2 of the input, at byte 3"));
+  EXPECT_THAT(Split({Framing::kLines, 0}, longest + "x", 4096), StatusIs(kInvalid, "record-bytes"));
+  EXPECT_THAT(Split({Framing::kLines, 0, "--whole"}, longest + "x", 4096),
+              StatusIs(kInvalid, "for binary input use --whole"));
   EXPECT_THAT(Split({Framing::kWholeLines, 0}, longest + "\n", 1 << 20),
               StatusIs(kInvalid, "line 1"));
   EXPECT_THAT(Split({Framing::kLengthPrefixed, 0}, "\xff\xff\xff\xff", 4),

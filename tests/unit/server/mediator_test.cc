@@ -25,11 +25,15 @@ class MediatorTest : public RegistryHarness {
     RegionSpec both = RingSpec();
     both.access = shm::AccessBits(0x8b);
     made_ = TryMake("", {RingSpec(), PlainSpec(), both}, alice_).value();
-    target_ = Mediator::Resolve(*made_.buffer, kEp1, {}, 0).value();
+    target_ = Mediator::Resolve(HeldBy(kEp1), 0).value();
     head_page_.emplace(shm::Mapping::Map(ring().writer.head_memfd()).value());
   }
 
-  MediatedRing& ring() { return *made_.buffer->regions()[0].ring(); }
+  HeldEndpoint HeldBy(shm::EndpointId endpoint, shm::HandleRights rights = {}) {
+    return {.buffer = made_.buffer, .endpoint = endpoint, .rights = rights};
+  }
+  Region& region() { return made_.buffer->regions()[0]; }
+  MediatedRing& ring() { return *region().ring(); }
   void SetTail(uint64_t tail) { head_page_->Word<uint64_t>(shm::kTailOffset).StoreRelease(tail); }
   uint32_t WantedRoom() {
     const auto data = shm::ReadOnlyMapping::Map(ring().writer.data_memfd()).value();
@@ -54,7 +58,12 @@ class MediatorTest : public RegistryHarness {
                                 ledger.stored_bytes));
     };
     check(ring().ledger);
-    for (const shm::Ledger& ledger : ring().by_endpoint) check(ledger);
+    uint64_t by_writers = 0;
+    for (const shm::EndpointId writer : {kEp0, kEp1}) {
+      check(region().ledger_of(writer));
+      by_writers += region().ledger_of(writer).attempted_records;
+    }
+    EXPECT_EQ(ring().ledger.attempted_records, by_writers);
   }
   uint64_t RejectedFor(LossCause cause) {
     return ring().ledger.rejected_records[static_cast<size_t>(cause)];
@@ -64,25 +73,34 @@ class MediatorTest : public RegistryHarness {
   Mediator::Target target_;
   std::optional<shm::Mapping> head_page_;
   std::vector<uint32_t> readable_;
+  std::vector<Koid> updated_;
   Mediator mediator_{
-      [this](const Buffer&, uint32_t region_index) { readable_.push_back(region_index); }};
+      [this](const Buffer&, uint32_t region_index) { readable_.push_back(region_index); },
+      [this](Koid shared_region) { updated_.push_back(shared_region); }};
 };
 
-TEST_F(MediatorTest, ChecksRegionThenDisciplineThenRight) {
+TEST_F(MediatorTest, ChecksHandleThenRegionThenDisciplineThenRight) {
   const auto resolve = [this](shm::EndpointId writer, uint32_t region_index,
-                              const shm::HandleRights& rights = {}) {
-    return Mediator::Resolve(*made_.buffer, writer, rights, region_index);
+                              shm::HandleRights rights = {}) {
+    return Mediator::Resolve(HeldBy(writer, rights), region_index);
   };
+  const shm::HandleRights no_write(shm::HandleRights::kEndpointDefault &
+                                   ~shm::HandleRights::kWrite);
+  // No such region either: the handle is looked at first.
+  EXPECT_THAT(resolve(kEp0, 3, no_write),
+              StatusIs(absl::StatusCode::kPermissionDenied, "the handle has no right WRITE"));
+  EXPECT_THAT(resolve(kEp1, 0, no_write),
+              StatusIs(absl::StatusCode::kPermissionDenied, "the handle has no right WRITE"));
   EXPECT_THAT(resolve(kEp0, 3),
               StatusIs(absl::StatusCode::kOutOfRange, "region_index: 3, the buffer has 3"));
   EXPECT_THAT(resolve(kEp0, UINT32_MAX), StatusIs(absl::StatusCode::kOutOfRange));
   // ep0 has no right to write region 1 either: the discipline is looked at first.
   EXPECT_THAT(resolve(kEp0, 1),
               StatusIs(absl::StatusCode::kFailedPrecondition, "region 1 is DISCIPLINE_NONE"));
+  EXPECT_EQ(ReasonOf(resolve(kEp0, 1).status()), v1::ERROR_REASON_WRONG_DISCIPLINE);
   EXPECT_THAT(resolve(kEp0, 0),
               StatusIs(absl::StatusCode::kPermissionDenied, "ep0 has no mediated-write right"));
-  EXPECT_THAT(resolve(kEp1, 0, {.read = true, .write = false, .map = true}),
-              StatusIs(absl::StatusCode::kPermissionDenied));
+  EXPECT_THAT(resolve(kEp1, 0, shm::HandleRights(shm::HandleRights::kWrite)), IsOk());
   EXPECT_THAT(resolve(kEp1, 0), IsOk());
   EXPECT_EQ(resolve(kEp1, 0)->tag, made_.buffer->endpoint(kEp1).koid);
 }
@@ -191,14 +209,103 @@ TEST_F(MediatorTest, TheReaderIsToldWhenItAskedForAPacket) {
 }
 
 TEST_F(MediatorTest, EachWriterHasBooksOfItsOwn) {
-  MediatedRing& shared = *made_.buffer->regions()[2].ring();
+  const Region& both = made_.buffer->regions()[2];
   for (const shm::EndpointId writer : {kEp0, kEp1}) {
-    const Mediator::Target target = Mediator::Resolve(*made_.buffer, writer, {}, 2).value();
+    const Mediator::Target target = Mediator::Resolve(HeldBy(writer), 2).value();
     ASSERT_THAT(mediator_.Write(target, RecordsOf({writer == kEp0 ? 10u : 20u})), IsOk());
   }
-  EXPECT_EQ(shared.by_endpoint[0].stored_bytes, 10u);
-  EXPECT_EQ(shared.by_endpoint[1].stored_bytes, 20u);
-  EXPECT_EQ(shared.ledger.stored_bytes, 30u);
+  EXPECT_EQ(both.ledger_of(kEp0).stored_bytes, 10u);
+  EXPECT_EQ(both.ledger_of(kEp1).stored_bytes, 20u);
+  EXPECT_EQ(both.ring()->ledger.stored_bytes, 30u);
+}
+
+TEST_F(MediatorTest, ASharedRingCountsForAllAndForEachBuffer) {
+  const CreatedSharedRegion shared = MakeRegion();
+  const CreatedBuffer users[] = {TryMake("", {SharedSpec(shared.handle)}, alice_).value(),
+                                 TryMake("", {SharedSpec(shared.handle)}, alice_).value()};
+  for (const CreatedBuffer& user : users) {
+    const HeldEndpoint held{.buffer = user.buffer, .endpoint = kEp1, .rights = {}};
+    const Mediator::Target target = Mediator::Resolve(held, 0).value();
+    EXPECT_EQ(target.tag, user.buffer->endpoint(kEp1).koid);
+    EXPECT_EQ(target.ring, shared.region->ring());
+    ASSERT_THAT(mediator_.Write(target, RecordsOf({10})), IsOk());
+    EXPECT_EQ(ReasonOf(mediator_.Write(target, RecordsOf({4090}))), v1::ERROR_REASON_RING_FULL);
+    EXPECT_EQ(target.region->ledger_of(kEp1).stored_bytes, 10u);
+    EXPECT_EQ(target.region->ledger_of(kEp1).attempted_bytes, 4100u);
+  }
+  EXPECT_EQ(shared.region->ring()->ledger.stored_bytes, 20u);
+  EXPECT_EQ(shared.region->ring()->ledger.attempted_bytes, 8200u);
+  // Watchers of the region hear of each write that stored something; a private ring has none.
+  EXPECT_EQ(updated_, std::vector<Koid>(2, shared.region->koid()));
+  updated_.clear();
+  ASSERT_THAT(mediator_.Write(target_, RecordsOf({10})), IsOk());
+  EXPECT_TRUE(updated_.empty());
+}
+
+TEST_F(MediatorTest, ABatchUpdatesASharedRingWheneverItShowsMoreOfIt) {
+  const CreatedSharedRegion shared = MakeRegion();
+  const CreatedBuffer user = TryMake("", {SharedSpec(shared.handle)}, alice_).value();
+  const HeldEndpoint held{.buffer = user.buffer, .endpoint = kEp1, .rights = {}};
+  const Mediator::Target target = Mediator::Resolve(held, 0).value();
+  Mediator::Progress progress;
+  EXPECT_TRUE(mediator_.Continue(target, RecordsOf({65520, 65520}), false, progress));
+  EXPECT_EQ(updated_.size(), 0u) << "nothing was stored";
+  const Mediator::Records records = RecordsOf({1000, 1000, 4000, 10});
+  progress = {};
+  EXPECT_FALSE(mediator_.Continue(target, records, true, progress));
+  EXPECT_EQ(updated_.size(), 1u) << "what is stored is shown before the rest waits";
+  EXPECT_FALSE(mediator_.Continue(target, records, true, progress));
+  EXPECT_EQ(updated_.size(), 1u);
+  mediator_.GiveUp(target, records, LossCause::kDeadline, progress);
+  EXPECT_EQ(updated_.size(), 1u);
+  progress = {};
+  EXPECT_TRUE(mediator_.Continue(target, RecordsOf({8, 8, 8}), true, progress));
+  EXPECT_EQ(updated_.size(), 2u) << "once per batch";
+}
+
+class MediatedIds : public MediatorTest {
+ protected:
+  // Region 0: only the broker writes; region 1: ep1 does too; region 2: a ring.
+  void SetUp() override {
+    RegionSpec sealed = PlainSpec(4096, 0x99);
+    RegionSpec shared = PlainSpec(4096, 0x39);
+    sealed.discipline = shared.discipline = v1::DISCIPLINE_ID_ALLOCATOR;
+    made_ = TryMake("", {sealed, shared, RingSpec()}, alice_).value();
+  }
+  absl::StatusOr<uint32_t> Allocate(shm::EndpointId endpoint, uint32_t region_index,
+                                    size_t bytes = 1, shm::HandleRights rights = {}) {
+    return Mediator::AllocateId(HeldBy(endpoint, rights), region_index, std::string(bytes, 'b'));
+  }
+};
+
+TEST_F(MediatedIds, AreCheckedInZirconsOrder) {
+  const shm::HandleRights no_write(shm::HandleRights::kRead);
+  EXPECT_THAT(Allocate(kEp0, 3, 65520, no_write),
+              StatusIs(absl::StatusCode::kPermissionDenied, "the handle has no right WRITE"));
+  EXPECT_THAT(Allocate(kEp1, 3, 65520), StatusIs(absl::StatusCode::kOutOfRange));
+  EXPECT_EQ(ReasonOf(Allocate(kEp1, 2, 65520).status()), v1::ERROR_REASON_WRONG_DISCIPLINE);
+  EXPECT_EQ(ReasonOf(Allocate(kEp1, 1, 65520).status()), v1::ERROR_REASON_ACCESS_DENIED);
+  EXPECT_THAT(Allocate(kEp0, 1, 65520),
+              StatusIs(absl::StatusCode::kInvalidArgument, "65520 bytes, at most 65519"));
+  // Then the words, then the room.
+  SharedIds& shared = *made_.buffer->regions()[1].shared_ids();
+  const auto region = shm::Mapping::Map(shared.memfd()).value();
+  region.Word<uint64_t>(0).StoreRelease(UINT64_MAX);
+  EXPECT_EQ(ReasonOf(Allocate(kEp0, 1, 65519).status()), v1::ERROR_REASON_INTEGRITY);
+  region.Word<uint64_t>(0).StoreRelease(uint64_t{4096} << 32);
+  EXPECT_EQ(ReasonOf(Allocate(kEp0, 1, 65519).status()), v1::ERROR_REASON_REGION_FULL);
+  EXPECT_EQ(Allocate(kEp0, 1).value(), 0u);
+}
+
+TEST_F(MediatedIds, AreDensePerRegionWhoeverAllocates) {
+  for (uint32_t id = 0; id < 20; ++id) {
+    EXPECT_EQ(Allocate(id % 2 == 0 ? kEp0 : kEp1, 0, id).value(), id);
+  }
+  EXPECT_EQ(Allocate(kEp0, 1).value(), 0u);
+  EXPECT_EQ(Allocate(kEp0, 0, 0).value(), 20u);
+  // A full region refuses, and the next blob that fits gets the next id.
+  EXPECT_EQ(ReasonOf(Allocate(kEp0, 0, 4096).status()), v1::ERROR_REASON_REGION_FULL);
+  EXPECT_EQ(Allocate(kEp0, 0).value(), 21u);
 }
 
 TEST_F(MediatorTest, AConsumerIsLeftUntilItsEndpointIsClosed) {

@@ -8,6 +8,7 @@
 #include <map>
 #include <set>
 #include <sstream>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -155,6 +156,42 @@ TEST_F(MetricsTest, TotalsDoNotGoDownWhenABufferGoes) {
   EXPECT_EQ(after.Sum("iob_buffers_created_total"), 1);
   EXPECT_EQ(after.Sum("iob_memory_bytes"), 0);
   EXPECT_EQ(after.Sum("iob_endpoints_closed_total", "reason=\"revoked\""), 2);
+}
+
+TEST_F(MetricsTest, ASharedRingIsCountedOnceHoweverManyUseIt) {
+  v1::CreateSharedRegionRequest region_request;
+  region_request.set_size_bytes(8192);
+  v1::CreateSharedRegionResponse region;
+  ASSERT_TRUE(Call(daemon_->stub(), &Service::CreateSharedRegion, region_request, &region).ok());
+  std::vector<v1::CreateBufferResponse> users(3);
+  for (v1::CreateBufferResponse& user : users) {
+    v1::CreateBufferRequest request = test::RingRequest(0);
+    v1::RegionSpec& spec = *request.mutable_regions(0);
+    spec.set_type(v1::REGION_TYPE_SHARED);
+    spec.set_shared_region(region.handle());
+    ASSERT_TRUE(Call(daemon_->stub(), &Service::CreateBuffer, request, &user).ok());
+    Write(user.ep1_handle(), 1000, 2);
+  }
+  const Exposition before = Scrape();
+  EXPECT_EQ(before.Sum("iob_shared_regions"), 1);
+  EXPECT_EQ(before.Sum("iob_ring_stored_records_total"), 4);
+  EXPECT_EQ(before.Sum("iob_ring_rejected_records_total"), 2);
+  EXPECT_EQ(before.Sum("iob_ring_capacity_bytes"), 4096);
+  const std::string row = absl::StrCat("buffer=\"shared#", region.region().koid(), "\"");
+  EXPECT_EQ(before.Sum("iob_ring_stored_records_total", row), 4);
+  // The buffers go, then the region: what was counted stays counted.
+  for (const v1::CreateBufferResponse& user : users) Delete(user.buffer().koid());
+  EXPECT_EQ(Scrape().Sum("iob_ring_stored_records_total", row), 4);
+  v1::CloseHandleRequest close;
+  close.set_handle(region.handle());
+  v1::CloseHandleResponse closed;
+  ASSERT_TRUE(Call(daemon_->stub(), &Service::CloseHandle, close, &closed).ok());
+  const Exposition after = Scrape();
+  EXPECT_EQ(after.Sum("iob_shared_regions"), 0);
+  EXPECT_EQ(after.Sum("iob_ring_stored_records_total"), 4);
+  EXPECT_EQ(after.Sum("iob_ring_stored_records_total", "buffer=\"other\""), 4);
+  EXPECT_EQ(after.Sum("iob_memory_bytes"), 0);
+  EXPECT_EQ(after.Sum("iob_section_descriptors"), 0);
 }
 
 TEST_F(MetricsTest, SeriesAreBounded) {

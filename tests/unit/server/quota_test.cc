@@ -52,6 +52,35 @@ TEST_F(QuotaTest, CountsBuffersToo) {
   ExpectExceeded(quota_.ChargeBuffer(2, 0), "buffers of the daemon: 4 of 4 in use, 1 more");
 }
 
+TEST_F(QuotaTest, CountsTheDescriptorsOfSectionsForAllTogether) {
+  Limits limits = Small();
+  limits.descriptors_max = 5;
+  Quota quota(limits);
+  Charge ring = quota.ChargeBuffer(1, 0, 2).value();
+  {
+    const Charge region = quota.ChargeRegion(2, 0, 3).value();
+    EXPECT_EQ(quota.descriptors(), 5u);
+    ExpectExceeded(quota.ChargeBuffer(3, 0, 1), "descriptors for sections");
+    ExpectExceeded(quota.ChargeRegion(3, 0, UINT64_MAX), "5 of 5 in use");
+    EXPECT_THAT(quota.ChargeBuffer(3, 0, 0), IsOk());
+  }
+  EXPECT_EQ(quota.descriptors(), 2u);
+  EXPECT_EQ(quota.buffers(), 1u) << "a region is no buffer";
+  ring = Charge();
+  EXPECT_EQ(quota.descriptors(), 0u);
+}
+
+TEST_F(QuotaTest, ARegionsMemoryIsMemoryToo) {
+  const Charge region = quota_.ChargeRegion(1, 600).value();
+  EXPECT_EQ(region.memory_bytes(), 600u);
+  ExpectExceeded(quota_.ChargeRegion(1, 1), "memory bytes of uid 1: 600 of 600 in use");
+  ExpectExceeded(quota_.ChargeBuffer(1, 1), "memory bytes of uid 1");
+  // It takes none of the buffers.
+  std::vector<Charge> charges;
+  for (int i = 0; i < 3; ++i) charges.push_back(quota_.ChargeBuffer(1, 0).value());
+  ExpectExceeded(quota_.ChargeBuffer(1, 0), "buffers of uid 1");
+}
+
 TEST_F(QuotaTest, NeverOverflows) {
   ASSERT_THAT(quota_.ChargeBuffer(1, 600), IsOk());
   ExpectExceeded(quota_.ChargeBuffer(1, UINT64_MAX), "18446744073709551615 more");

@@ -24,34 +24,35 @@ class RegistryTest : public RegistryHarness {};
 TEST_F(RegistryTest, CreationGivesTwoHandlesOfTheCaller) {
   const CreatedBuffer made = Make();
   EXPECT_EQ(registry_.handle_count(), 2u);
-  EXPECT_EQ(registry_.Resolve(alice_, made.handles[0])->endpoint, kEp0);
-  EXPECT_EQ(registry_.Resolve(alice_, made.handles[1])->endpoint, kEp1);
+  EXPECT_EQ(Held(alice_, made.handles[0]).endpoint, kEp0);
+  EXPECT_EQ(Held(alice_, made.handles[1]).endpoint, kEp1);
   EXPECT_EQ(quota_.memory_bytes(), 8192u + 4096u + 4096u);
-  EXPECT_THAT(observer_.Take(), ElementsAre("process 11 holds"));
+  EXPECT_THAT(observer_.Take(), ElementsAre("created 1 \"\" 16384", "process 11 holds"));
 }
 
 TEST_F(RegistryTest, HandlesOfAnotherUidAreUnknown) {
   const CreatedBuffer made = Make();
-  EXPECT_THAT(registry_.Resolve(bob_, made.handles[0]), StatusIs(kUnauthenticated));
+  EXPECT_THAT(registry_.ResolveEndpoint(bob_, made.handles[0], 0), StatusIs(kUnauthenticated));
   EXPECT_THAT(registry_.CloseHandle(bob_, made.handles[0]), StatusIs(kUnauthenticated));
   EXPECT_THAT(registry_.IssueTicket(bob_, made.handles[0], std::nullopt, 0),
               StatusIs(kUnauthenticated));
   // Root too: a handle is possession, not administration.
-  EXPECT_THAT(registry_.Resolve(root_, made.handles[0]), StatusIs(kUnauthenticated));
+  EXPECT_THAT(registry_.ResolveEndpoint(root_, made.handles[0], 0), StatusIs(kUnauthenticated));
   // Another process of the same uid may use it.
-  EXPECT_THAT(registry_.Resolve(alice_again_, made.handles[0]), IsOk());
+  EXPECT_THAT(registry_.ResolveEndpoint(alice_again_, made.handles[0], 0), IsOk());
 }
 
 TEST_F(RegistryTest, ClosingTheLastHandleClosesTheEndpointAndBothEndTheBuffer) {
   const CreatedBuffer made = Make("name");
   observer_.Take();
   ASSERT_THAT(registry_.CloseHandle(alice_, made.handles[0]), IsOk());
-  EXPECT_THAT(observer_.Take(), ElementsAre("unheld 1 ep0", "closed 1 ep0 1 0"));
+  EXPECT_THAT(observer_.Take(), ElementsAre("unheld 1 ep0", "handle gone", "closed 1 ep0 1 0"));
+  EXPECT_THAT(observer_.gone_handles, ElementsAre(made.handles[0]));
   EXPECT_THAT(registry_.CloseHandle(alice_, made.handles[0]), StatusIs(kUnauthenticated));
   EXPECT_NE(registry_.Find(1), nullptr);
   ASSERT_THAT(registry_.CloseHandle(alice_, made.handles[1]), IsOk());
   EXPECT_THAT(observer_.Take(), ElementsAre("process 11 holds nothing", "unheld 1 ep1",
-                                            "closed 1 ep1 1 0", "gone 1"));
+                                            "handle gone", "closed 1 ep1 1 0", "gone 1"));
   EXPECT_EQ(registry_.Find(1), nullptr);
   EXPECT_EQ(quota_.memory_bytes(), 0u);
   EXPECT_THAT(TryMake("name", {RingSpec()}, alice_), IsOk());
@@ -152,7 +153,7 @@ TEST_F(RegistryTest, ListsInOrderOfCreationPageByPage) {
 TEST_F(RegistryTest, ATicketIsSpentByOneRedemption) {
   const CreatedBuffer made = Make();
   const Token ticket = TicketOf(alice_, made.handles[0]);
-  EXPECT_THAT(registry_.Resolve(alice_, made.handles[0]), StatusIs(kUnauthenticated));
+  EXPECT_THAT(registry_.ResolveEndpoint(alice_, made.handles[0], 0), StatusIs(kUnauthenticated));
   EXPECT_EQ(registry_.handle_count(), 2u);
   const auto attachment = Redeem(ticket, 1);
   ASSERT_THAT(attachment, IsOk());
@@ -196,7 +197,7 @@ TEST_F(RegistryTest, ATicketRunsOut) {
   clock_.AdvanceMs(1);
   const Token late = TicketOf(alice_, made.handles[1]);
   clock_.AdvanceNs(first_expiry_ns - clock_.MonotonicNs() - 1);
-  registry_.ExpireTickets(clock_.MonotonicNs());
+  registry_.Expire(clock_.MonotonicNs());
   EXPECT_EQ(registry_.handle_count(), 2u);
   EXPECT_THAT(registry_.LookUpTicket(early, {.uid = 1, .gid = 1, .pid = 1}, clock_.MonotonicNs()),
               IsOk());
@@ -204,11 +205,11 @@ TEST_F(RegistryTest, ATicketRunsOut) {
   // From that nanosecond on, swept or not.
   EXPECT_THAT(Redeem(early, 1), StatusIs(kUnauthenticated));
   observer_.Take();
-  registry_.ExpireTickets(clock_.MonotonicNs());
+  registry_.Expire(clock_.MonotonicNs());
   EXPECT_THAT(observer_.Take(), ElementsAre("unheld 1 ep0", "closed 1 ep0 5 0"));
   EXPECT_THAT(Redeem(late, 1), IsOk());
   clock_.AdvanceMs(limits_.ticket_lifetime_ms);
-  registry_.ExpireTickets(clock_.MonotonicNs());
+  registry_.Expire(clock_.MonotonicNs());
   EXPECT_FALSE(registry_.NextExpiryNs().has_value());
   EXPECT_FALSE(made.buffer->endpoint(kEp1).closed);
 }
@@ -219,11 +220,12 @@ TEST_F(RegistryTest, ProcessEndedClosesItsHandlesAndNoOthers) {
   const Token ticket = TicketOf(alice_, first.handles[1]);
   observer_.Take();
   registry_.ProcessEnded(alice_.process, {.kind = shm::CloseKind::kKilled, .code = 9});
-  EXPECT_THAT(observer_.Take(),
-              ElementsAre("process 11 holds nothing", "unheld 1 ep0", "closed 1 ep0 3 9"));
+  EXPECT_THAT(observer_.Take(), ElementsAre("process 11 holds nothing", "unheld 1 ep0",
+                                            "handle gone", "closed 1 ep0 3 9"));
   // The ticket is under way, whoever asked for it.
   EXPECT_THAT(Redeem(ticket, 1), IsOk());
-  EXPECT_THAT(registry_.Resolve(alice_again_, second.handles[0]), IsOk());
+  EXPECT_THAT(observer_.Take(), ElementsAre("attached 1 ep1 uid 1"));
+  EXPECT_THAT(registry_.ResolveEndpoint(alice_again_, second.handles[0], 0), IsOk());
   registry_.ProcessEnded(alice_.process, {.kind = shm::CloseKind::kKilled, .code = 9});
   registry_.ProcessEnded(777, {.kind = shm::CloseKind::kKilled, .code = 9});
   EXPECT_THAT(observer_.Take(), IsEmpty());
@@ -237,12 +239,12 @@ TEST_F(RegistryTest, DeletionOfAnAttachedBufferNeedsForce) {
   EXPECT_THAT(in_use, StatusIs(absl::StatusCode::kFailedPrecondition, "attached 1 times"));
   EXPECT_EQ(ReasonOf(in_use), v1::ERROR_REASON_IN_USE);
   EXPECT_THAT(observer_.Take(), IsEmpty());
-  EXPECT_THAT(registry_.Resolve(alice_, made.handles[1]), IsOk());
+  EXPECT_THAT(registry_.ResolveEndpoint(alice_, made.handles[1], 0), IsOk());
   ASSERT_THAT(registry_.DeleteBuffer(alice_, *made.buffer, true), IsOk());
   EXPECT_THAT(observer_.Take(),
-              ElementsAre("process 11 holds nothing", "unheld 1 ep1",
-                          absl::StrCat("revoke ", attachment->id), "closed 1 ep1 4 0",
-                          "unheld 1 ep0", "closed 1 ep0 4 0", "gone 1"));
+              ElementsAre(absl::StrCat("revoke ", attachment->id), "process 11 holds nothing",
+                          "unheld 1 ep1", "handle gone", "detached 1 ep0 uid 1 4", "unheld 1 ep0",
+                          "closed 1 ep1 4 0", "closed 1 ep0 4 0", "gone 1"));
   EXPECT_THAT(registry_.attachments(), IsEmpty());
 }
 
@@ -331,9 +333,9 @@ TEST_F(RegistryTest, KoidsAreNeverReused) {
 
 TEST_F(RegistryTest, TheBooksOfAGoneBufferAreKept) {
   const CreatedBuffer made = Make();
-  MediatedRing& ring = *made.buffer->regions()[0].ring();
-  ring.CountStored(kEp1, 10);
-  ring.CountRejected(kEp1, shm::LossCause::kFull, 5);
+  Region& region = made.buffer->regions()[0];
+  region.CountStored(kEp1, 10);
+  region.CountRejected(kEp1, shm::LossCause::kFull, 5);
   ASSERT_THAT(registry_.DeleteBuffer(alice_, *made.buffer, false), IsOk());
   EXPECT_EQ(registry_.retired().ledger.attempted_records, 2u);
   EXPECT_EQ(registry_.retired().ledger.stored_bytes, 10u);

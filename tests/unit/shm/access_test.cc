@@ -22,6 +22,38 @@ static_assert(AccessBits(128).For(EndpointId::kEp1).mediated_write());
 static_assert(AccessBits(0xff).valid() && !AccessBits(0x100).valid());
 static_assert(!AccessBits(0x8000'0000).valid());
 
+// ZX_RIGHT_DUPLICATE .. ZX_RIGHT_INSPECT, ZX_RIGHT_SAME_RIGHTS, and the defaults of both objects.
+static_assert(HandleRights::kDuplicate == 0x0001);
+static_assert(HandleRights::kTransfer == 0x0002);
+static_assert(HandleRights::kRead == 0x0004);
+static_assert(HandleRights::kWrite == 0x0008);
+static_assert(HandleRights::kMap == 0x0020);
+static_assert(HandleRights::kGetProperty == 0x0040);
+static_assert(HandleRights::kSetProperty == 0x0080);
+static_assert(HandleRights::kSignal == 0x1000);
+static_assert(HandleRights::kSignalPeer == 0x2000);
+static_assert(HandleRights::kWait == 0x4000);
+static_assert(HandleRights::kInspect == 0x8000);
+static_assert(HandleRights::kSameRights == 0x8000'0000);
+static_assert(HandleRights::kEndpointDefault == 0xf0ef);
+static_assert(HandleRights::kSharedRegionDefault == 0xd0c3);
+// What nobody asked for is what a new endpoint has.
+static_assert(HandleRights() == HandleRights(HandleRights::kEndpointDefault));
+
+TEST(Access, HandlesHaveTheRightsTheyWereGivenAndNoOthers) {
+  for (int bit = 0; bit < 32; ++bit) {
+    const HandleRights rights(1u << bit);
+    EXPECT_EQ(rights.bits(), 1u << bit);
+    EXPECT_EQ(rights.read(), rights.Has(HandleRights::kRead));
+    EXPECT_EQ(rights.write(), rights.Has(HandleRights::kWrite));
+    EXPECT_EQ(rights.map(), rights.Has(HandleRights::kMap));
+    for (int other = 0; other < 32; ++other) EXPECT_EQ(rights.Has(1u << other), bit == other);
+  }
+  const HandleRights both(HandleRights::kRead | HandleRights::kWait);
+  EXPECT_TRUE(both.Has(HandleRights::kRead | HandleRights::kWait));
+  EXPECT_FALSE(both.Has(HandleRights::kRead | HandleRights::kWrite)) << "all of them, not any";
+}
+
 TEST(Access, SwapsTheEndpointsInEveryPattern) {
   for (uint32_t bits = 0; bits < 256; ++bits) {
     const AccessBits access(bits);
@@ -39,15 +71,19 @@ TEST(Access, SwapsTheEndpointsInEveryPattern) {
 TEST(Access, GivesAnEndpointExactlyWhatRegionAndHandleBothAllow) {
   for (uint32_t bits = 0; bits < 256; ++bits) {
     for (uint32_t handle = 0; handle < 8; ++handle) {
-      const HandleRights rights{
-          .read = (handle & 1) != 0, .write = (handle & 2) != 0, .map = (handle & 4) != 0};
+      const bool read = (handle & 1) != 0;
+      const bool write = (handle & 2) != 0;
+      const bool map = (handle & 4) != 0;
+      const HandleRights rights((read ? HandleRights::kRead : 0) |
+                                (write ? HandleRights::kWrite : 0) |
+                                (map ? HandleRights::kMap : 0));
       for (const EndpointId endpoint : {EndpointId::kEp0, EndpointId::kEp1}) {
         const RegionRights region = AccessBits(bits).For(endpoint);
         const RegionRights effective = EffectiveRights(region, rights);
-        EXPECT_EQ(effective.map_read(), region.map_read() && rights.map && rights.read);
-        EXPECT_EQ(effective.map_write(), region.map_write() && rights.map && rights.write);
-        EXPECT_EQ(effective.mediated_read(), region.mediated_read() && rights.read);
-        EXPECT_EQ(effective.mediated_write(), region.mediated_write() && rights.write);
+        EXPECT_EQ(effective.map_read(), region.map_read() && map && read);
+        EXPECT_EQ(effective.map_write(), region.map_write() && map && read && write);
+        EXPECT_EQ(effective.mediated_read(), region.mediated_read() && read);
+        EXPECT_EQ(effective.mediated_write(), region.mediated_write() && write);
         EXPECT_EQ(effective.bits() & ~region.bits(), 0u) << "never more than the region has";
         EXPECT_EQ(effective.may_map(), effective.map_read() || effective.map_write());
       }

@@ -31,10 +31,10 @@ class GrantLock : public ::testing::Test {
 
   UniqueFd Grant(EndpointId endpoint, uint32_t number, FdMode mode = FdMode::kReadOnly) {
     UniqueFd grant = memfd_.OpenGrant(mode).value();
-    EXPECT_THAT(LockGrant(grant.get(), endpoint, number), IsOk());
+    EXPECT_THAT(LockGrant(grant.get(), GrantRange(endpoint), number), IsOk());
     return grant;
   }
-  bool Held(EndpointId endpoint) { return AnyGrantHeld(memfd_.fd(), endpoint).value(); }
+  bool Held(EndpointId endpoint) { return AnyGrantHeld(memfd_.fd(), GrantRange(endpoint)).value(); }
 
   SealedMemfd memfd_;
 };
@@ -69,6 +69,74 @@ TEST_F(GrantLock, KeepsTheEndpointsApart) {
     EXPECT_FALSE(Held(EndpointId::kEp0));
     EXPECT_TRUE(Held(EndpointId::kEp1));
   }
+}
+
+TEST_F(GrantLock, KeepsTheUsersOfASharedSectionApart) {
+  constexpr uint64_t kUsers[] = {0, 1, 2, 3, 1000, GrantRange::kUsersMax - 1};
+  constexpr EndpointId kEndpoints[] = {EndpointId::kEp0, EndpointId::kEp1};
+  const auto held = [this](EndpointId endpoint, uint64_t user) {
+    return AnyGrantHeld(memfd_.fd(), GrantRange(endpoint, user)).value();
+  };
+  for (const uint64_t user : kUsers) {
+    for (const EndpointId endpoint : kEndpoints) {
+      // The last number of a range, and the first of the next one's.
+      for (const uint32_t number : {0u, (1u << 20) - 1}) {
+        const UniqueFd grant = memfd_.OpenGrant(FdMode::kReadOnly).value();
+        ASSERT_THAT(LockGrant(grant.get(), GrantRange(endpoint, user), number), IsOk());
+        for (const uint64_t other_user : kUsers) {
+          for (const EndpointId other : kEndpoints) {
+            EXPECT_EQ(held(other, other_user), other_user == user && other == endpoint)
+                << user << " " << other_user;
+          }
+        }
+      }
+      EXPECT_FALSE(held(endpoint, user));
+    }
+  }
+}
+
+TEST_F(GrantLock, GrantsOfSeveralUsersAreHeldIndependently) {
+  std::vector<UniqueFd> grants;
+  for (uint64_t user = 0; user < 50; ++user) {
+    grants.push_back(memfd_.OpenGrant(FdMode::kReadOnly).value());
+    ASSERT_THAT(LockGrant(grants.back().get(), GrantRange(EndpointId::kEp1, user), 7), IsOk());
+  }
+  for (uint64_t user = 0; user < 50; user += 2) grants[user].Close();
+  for (uint64_t user = 0; user < 50; ++user) {
+    EXPECT_EQ(AnyGrantHeld(memfd_.fd(), GrantRange(EndpointId::kEp1, user)).value(), user % 2 == 1);
+  }
+}
+
+TEST_F(GrantLock, RangesStayWithinWhatTheKernelCanLock) {
+  const GrantRange last(EndpointId::kEp1, GrantRange::kUsersMax - 1);
+  EXPECT_GT(last.first_byte(), 0);
+  EXPECT_GT(last.first_byte() + last.byte_count(), last.first_byte());
+  EXPECT_EQ(last.ByteOf(UINT32_MAX), last.first_byte() + last.byte_count() - 1);
+  EXPECT_EQ(GrantRange(EndpointId::kEp0).first_byte(), int64_t{1} << 60);
+}
+
+TEST_F(GrantLock, TellsOneGrantFromAnother) {
+  const GrantRange range(EndpointId::kEp0, 3);
+  const auto held = [&](uint32_t number) { return GrantHeld(memfd_.fd(), range, number).value(); };
+  UniqueFd first = memfd_.OpenGrant(FdMode::kReadOnly).value();
+  ASSERT_THAT(LockGrant(first.get(), range, 0), IsOk());
+  UniqueFd third = memfd_.OpenGrant(FdMode::kReadOnly).value();
+  ASSERT_THAT(LockGrant(third.get(), range, 2), IsOk());
+  EXPECT_TRUE(held(0));
+  EXPECT_FALSE(held(1));
+  EXPECT_TRUE(held(2));
+  EXPECT_FALSE(GrantHeld(memfd_.fd(), GrantRange(EndpointId::kEp1, 3), 0).value());
+  EXPECT_FALSE(GrantHeld(memfd_.fd(), GrantRange(EndpointId::kEp0, 4), 0).value());
+  first.Close();
+  EXPECT_FALSE(held(0));
+  EXPECT_TRUE(held(2));
+  // Two grants with one byte are only known together.
+  UniqueFd same_byte = memfd_.OpenGrant(FdMode::kReadOnly).value();
+  ASSERT_THAT(LockGrant(same_byte.get(), range, (1u << 20) + 2), IsOk());
+  third.Close();
+  EXPECT_TRUE(held(2));
+  same_byte.Close();
+  EXPECT_FALSE(held(2));
 }
 
 TEST_F(GrantLock, IsHeldUntilTheLastOfManyGrantsIsGone) {
@@ -205,13 +273,17 @@ TEST_F(GrantLock, SaysWhenAWriterHasLockedTheRegionAgainstNewGrants) {
   const UniqueFd writer = memfd_.OpenGrant(FdMode::kReadWrite).value();
   ASSERT_EQ(LockByHand(writer.get(), F_WRLCK, 0, 0), 0);  // All bytes, to the end of all offsets.
   const UniqueFd fresh = memfd_.OpenGrant(FdMode::kReadOnly).value();
-  EXPECT_THAT(LockGrant(fresh.get(), EndpointId::kEp0, 0),
+  EXPECT_THAT(LockGrant(fresh.get(), GrantRange(EndpointId::kEp0), 0),
               StatusIs(absl::StatusCode::kFailedPrecondition, "locked it against new grants"));
 }
 
 TEST_F(GrantLock, SaysWhenTheDescriptorIsNoFile) {
-  EXPECT_THAT(LockGrant(-1, EndpointId::kEp0, 0), StatusIs(absl::StatusCode::kInternal));
-  EXPECT_THAT(AnyGrantHeld(-1, EndpointId::kEp0), StatusIs(absl::StatusCode::kInternal));
+  EXPECT_THAT(LockGrant(-1, GrantRange(EndpointId::kEp0), 0),
+              StatusIs(absl::StatusCode::kInternal));
+  EXPECT_THAT(AnyGrantHeld(-1, GrantRange(EndpointId::kEp0)),
+              StatusIs(absl::StatusCode::kInternal));
+  EXPECT_THAT(GrantHeld(-1, GrantRange(EndpointId::kEp0), 0),
+              StatusIs(absl::StatusCode::kInternal));
 }
 
 }  // namespace
