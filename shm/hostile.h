@@ -10,7 +10,8 @@
 //   H5  Only lock-free integers of fixed width live in shared memory (SharedWord).
 //
 // Under IOB_TEST_HOOKS each shared load first calls the hook of the calling thread, so that a test
-// can play the peer between any two loads.
+// can play the peer between any two loads; each shared store calls a hook of its own, so that a
+// test can run threads in an order that it chooses, or stop one at any step.
 //
 // This file and mapping.* are the ones to audit for memory safety.
 #pragma once
@@ -40,8 +41,15 @@ inline thread_local void* before_shared_load_context = nullptr;
 inline void RunSharedLoadHook() {
   if (before_shared_load != nullptr) before_shared_load(before_shared_load_context);
 }
+// Called before each shared store and exchange of this thread; nullptr for none.
+inline thread_local void (*before_shared_store)(void* context) = nullptr;
+inline thread_local void* before_shared_store_context = nullptr;
+inline void RunSharedStoreHook() {
+  if (before_shared_store != nullptr) before_shared_store(before_shared_store_context);
+}
 #else
 inline void RunSharedLoadHook() {}
+inline void RunSharedStoreHook() {}
 #endif
 
 // A value that a peer chose. Gives itself up only to a check.
@@ -89,16 +97,38 @@ class SharedAtomic {
     RunSharedLoadHook();
     return Untrusted<T>(word_.load(std::memory_order_relaxed));
   }
-  void StoreRelease(T value) { word_.store(value, std::memory_order_release); }
-  void StoreRelaxed(T value) { word_.store(value, std::memory_order_relaxed); }
+  void StoreRelease(T value) {
+    RunSharedStoreHook();
+    word_.store(value, std::memory_order_release);
+  }
+  void StoreRelaxed(T value) {
+    RunSharedStoreHook();
+    word_.store(value, std::memory_order_relaxed);
+  }
 
   // Replaces `expected` by `desired`; false when the word holds something else. Acquire and release
   // when it succeeds, acquire when not. What a failed exchange found is not given out: who needs
   // it loads it, checked, like any other shared word.
   bool CompareExchange(T expected, T desired) {
     RunSharedLoadHook();
+    RunSharedStoreHook();
     return word_.compare_exchange_strong(expected, desired, std::memory_order_acq_rel,
                                          std::memory_order_acquire);
+  }
+
+  // The same, and a full fence when it succeeds: what is loaded after it was not loaded before it.
+  bool CompareExchangeFenced(T expected, T desired) {
+    RunSharedLoadHook();
+    RunSharedStoreHook();
+    return word_.compare_exchange_strong(expected, desired, std::memory_order_seq_cst,
+                                         std::memory_order_acquire);
+  }
+
+  // What was there before, and a full fence.
+  Untrusted<T> Exchange(T value) {
+    RunSharedLoadHook();
+    RunSharedStoreHook();
+    return Untrusted<T>(word_.exchange(value, std::memory_order_seq_cst));
   }
 
   // For the futex call only, which compares the word itself. Never dereferenced by us.
@@ -129,6 +159,7 @@ class SharedBytes {
 
   void CopyIn(size_t offset, std::span<const std::byte> source) {
     IOB_CHECK(offset <= size_ && source.size() <= size_ - offset);
+    RunSharedStoreHook();
     CopyBytes(data_ + offset, source.data(), source.size());
     asm volatile("" : : "r"(data_) : "memory");
   }
