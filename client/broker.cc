@@ -20,6 +20,7 @@
 #include "client/internal/broker_impl.h"
 #include "client/internal/grpc_status.h"
 #include "client/internal/request_id.h"
+#include "client/internal/stats_stream.h"
 #include "client/internal/wire_types.h"
 #include "google/protobuf/empty.pb.h"
 #include "google/protobuf/unknown_field_set.h"
@@ -187,7 +188,9 @@ absl::StatusOr<CreatedBuffer> Broker::CreateBuffer(const CreateOptions& options)
   v1::CreateBufferRequest request;
   request.set_request_id(NewRequestId());
   request.set_name(options.name);
-  for (const RegionSpec& region : options.regions) iob::ToWire(region, request.add_regions());
+  for (const RegionSpec& region : options.regions) {
+    IOB_RETURN_IF_ERROR(iob::ToWire(region, request.add_regions()));
+  }
   ToWire(options.ep0_open, request.mutable_ep0_open());
   ToWire(options.ep1_open, request.mutable_ep1_open());
   for (const EndpointId endpoint : options.attach) request.add_attach(iob::ToWire(endpoint));
@@ -292,9 +295,17 @@ absl::StatusOr<BufferStats> Broker::GetStats(const BufferKey& key) {
   SetKey(key, &request);
   v1::GetStatsResponse response;
   IOB_RETURN_IF_ERROR(impl_->Call(&v1::BrokerService::Stub::GetStats, request, &response));
-  BufferStats stats{.buffer_koid = response.buffer_koid(), .rings = {}};
-  for (const v1::RingStats& ring : response.rings()) stats.rings.push_back(FromWire(ring));
-  return stats;
+  return FromWire(response);
+}
+
+absl::StatusOr<StatsWatch> Broker::WatchStats(const BufferKey& key, milliseconds interval) {
+  v1::WatchStatsRequest request;
+  SetKey(key, &request);
+  IOB_ASSIGN_OR_RETURN(const uint32_t interval_ms, MillisecondsToWire("an interval", interval));
+  request.set_interval_ms(interval_ms);
+  IOB_ASSIGN_OR_RETURN(std::unique_ptr<StatsStream> stream,
+                       impl_->OpenStream<StatsStream>(request));
+  return StatsWatch(std::move(stream));
 }
 
 absl::Status Broker::DeleteBuffer(const BufferKey& key, bool force) {

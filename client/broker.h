@@ -41,6 +41,7 @@
 #include "absl/status/statusor.h"
 #include "client/endpoint.h"
 #include "client/event_watch.h"
+#include "client/stats_watch.h"
 #include "client/types.h"
 
 namespace iob {
@@ -243,7 +244,13 @@ class Broker {
   absl::StatusOr<SharedRegionInfo> GetSharedRegion(uint64_t koid);
   absl::StatusOr<SharedRegionInfo> GetSharedRegion(const Handle& handle);
 
+  // The ledgers of the buffer's rings, for owner and root. NOT_FOUND also for buffers of others.
   absl::StatusOr<BufferStats> GetStats(const BufferKey& key);
+  // The same again and again, until the buffer is gone; see StatsWatch. An interval of 0 means a
+  // second. The broker is waited for until the first beat is there.
+  //   INVALID_ARGUMENT     an interval below 10 ms or above an hour
+  absl::StatusOr<StatsWatch> WatchStats(
+      const BufferKey& key, std::chrono::milliseconds interval = std::chrono::milliseconds(0));
 
   // Takes both endpoints away from whoever holds them (reason `revoked`).
   //   FAILED_PRECONDITION / IN_USE  attached, and `force` is not set

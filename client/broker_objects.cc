@@ -160,14 +160,9 @@ absl::StatusOr<EventWatch> Broker::Watch(const std::optional<Handle>& handle,
   v1::WatchEventsRequest request;
   if (handle) request.set_handle(ToWire(*handle));
   request.set_resume_token(resume_token);
-  const Deadline deadline = After(impl_->timeout());
-  for (int attempt = 0;; ++attempt) {
-    auto stream = std::make_unique<EventStream>(impl_->channel(), request);
-    const CallError error = stream->Start(deadline);
-    if (error.status.ok()) return EventWatch(std::move(stream));
-    stream.reset();
-    if (!Impl::PauseBeforeRetry(attempt, error, deadline)) return error.status;
-  }
+  IOB_ASSIGN_OR_RETURN(std::unique_ptr<EventStream> stream,
+                       impl_->OpenStream<EventStream>(request));
+  return EventWatch(std::move(stream));
 }
 
 }  // namespace iob

@@ -25,7 +25,8 @@ AttachedRegion ToAttachedRegion(const GrantedRegion& region) {
           .access = region.access,
           .enforcement = region.enforcement,
           .tag = region.tag,
-          .koid = region.koid};
+          .koid = region.koid,
+          .mediated_ring = region.mediated_ring};
 }
 
 AttachedInfo ToInfo(const Grants& grants) {
@@ -41,6 +42,24 @@ AttachedInfo ToInfo(const Grants& grants) {
     info.regions.push_back(ToAttachedRegion(region));
   }
   return info;
+}
+
+shm::RingOptions ToRingOptions(const MediatedRingOptions& options) {
+  shm::RingOptions ring{.policy = shm::RingPolicy::kDropNew,
+                        .gap_records = options.gap_records,
+                        .stamped = options.stamped,
+                        .followers = options.followers};
+  if (options.policy == RingPolicy::kOverwriteOldest) {
+    ring.policy = shm::RingPolicy::kOverwriteOldest;
+  } else if (options.policy == RingPolicy::kBlock) {
+    ring.policy = shm::RingPolicy::kBlock;
+  }
+  return ring;
+}
+
+absl::Status WrongRing(uint32_t region_index, const char* why) {
+  return WithReason(absl::FailedPreconditionError(absl::StrCat("region ", region_index, ": ", why)),
+                    "WRONG_DISCIPLINE");
 }
 
 absl::Status AccessDenied(uint32_t region_index, const char* right) {
@@ -79,11 +98,13 @@ class Endpoint::Impl {
       : info_(ToInfo(grants)),
         regions_(std::move(grants.regions)),
         readers_(regions_.size()),
+        queues_(grants.queues),
         connection_(std::move(connection)) {}
   ~Impl() { Close(); }
 
   const AttachedInfo& info() const { return info_; }
   const std::shared_ptr<Connection>& connection() const { return connection_; }
+  bool queues() const { return queues_; }
 
   // The region, if it exists and the endpoint is not closed.
   absl::StatusOr<const GrantedRegion*> Find(uint32_t region_index) const;
@@ -93,7 +114,18 @@ class Endpoint::Impl {
   absl::StatusOr<MappedRegion> Map(const GrantedRegion& region, const RegionWindow& window) const;
 
   // What an open reader holds, so that there is one per ring.
-  absl::StatusOr<std::shared_ptr<void>> ClaimReader(uint32_t region_index);
+  absl::StatusOr<std::shared_ptr<void>> ClaimReader(uint32_t region_index) {
+    return Claim(region_index, "reader");
+  }
+  // And of a direct ring's writer: an attachment has one seat. No endpoint has both.
+  absl::StatusOr<std::shared_ptr<void>> ClaimWriter(uint32_t region_index) {
+    return Claim(region_index, "writer");
+  }
+
+  // A direct ring's region, if this endpoint has that role in it.
+  enum class Role { kProducer, kConsumer };
+  absl::StatusOr<const GrantedRegion*> FindDirect(uint32_t region_index, Discipline discipline,
+                                                  Role role) const;
 
   void Close() {
     connection_->Close();
@@ -102,9 +134,12 @@ class Endpoint::Impl {
   }
 
  private:
+  absl::StatusOr<std::shared_ptr<void>> Claim(uint32_t region_index, const char* what);
+
   AttachedInfo info_;
   std::vector<GrantedRegion> regions_;
   std::vector<std::weak_ptr<void>> readers_;
+  bool queues_;  // The broker makes submission queues.
   std::shared_ptr<Connection> connection_;
 };
 
@@ -137,10 +172,28 @@ absl::StatusOr<MappedRegion> Endpoint::Impl::Map(const GrantedRegion& region,
   return MappedRegion(std::move(range), window.offset_bytes, Has(window.prot, Prot::kWrite));
 }
 
-absl::StatusOr<std::shared_ptr<void>> Endpoint::Impl::ClaimReader(uint32_t region_index) {
+absl::StatusOr<const GrantedRegion*> Endpoint::Impl::FindDirect(uint32_t region_index,
+                                                                Discipline discipline,
+                                                                Role role) const {
+  IOB_ASSIGN_OR_RETURN(const GrantedRegion* region, Find(region_index, discipline));
+  if (!region->direct->mapped()) return AccessDenied(region_index, "map-read");
+  const bool produces = region->direct->seat.has_value();
+  if (role == Role::kProducer && !produces) return AccessDenied(region_index, "map-write");
+  // Also when its handle took the right to produce away: consuming is the other endpoint's part.
+  if (role == Role::kConsumer && region->access.For(EndpointId::kEp0).map_write()) {
+    return WithReason(
+        absl::PermissionDeniedError(absl::StrCat("this endpoint produces in region ", region_index,
+                                                 ", the other one consumes")),
+        "ACCESS_DENIED");
+  }
+  return region;
+}
+
+absl::StatusOr<std::shared_ptr<void>> Endpoint::Impl::Claim(uint32_t region_index,
+                                                            const char* what) {
   if (!readers_[region_index].expired()) {
-    return WithReason(absl::FailedPreconditionError(absl::StrCat(
-                          "region ", region_index, " has a reader open; a ring has one consumer")),
+    return WithReason(absl::FailedPreconditionError(absl::StrCat("region ", region_index, " has a ",
+                                                                 what, " open; there can be one")),
                       "IN_USE");
   }
   std::shared_ptr<void> claim = std::make_shared<char>();
@@ -183,14 +236,47 @@ absl::StatusOr<RingReader> Endpoint::OpenReader(uint32_t region_index) {
                        impl_->Find(region_index, Discipline::kMediatedRing));
   if (!region->data) return AccessDenied(region_index, "map-read");
   if (!region->head->writable) return AccessDenied(region_index, "map-write");
+  if (region->mediated_ring.policy == RingPolicy::kOverwriteOldest) {
+    return WrongRing(region_index,
+                     "it overwrites its oldest records, which cannot be read in place; open a "
+                     "follower that consumes");
+  }
   IOB_ASSIGN_OR_RETURN(std::shared_ptr<void> claim, impl_->ClaimReader(region_index));
   IOB_ASSIGN_OR_RETURN(const shm::RingLayout layout,
                        shm::RingLayout::ForRegion(region->size_bytes));
-  absl::StatusOr<shm::MediatedRingReader> ring =
-      shm::MediatedRingReader::Map(layout, region->head->memfd, region->data->memfd);
+  absl::StatusOr<shm::MediatedRingReader> ring = shm::MediatedRingReader::Map(
+      layout, region->head->memfd, region->data->memfd, ToRingOptions(region->mediated_ring));
   if (absl::IsDataLoss(ring.status())) return WithReason(ring.status(), "INTEGRITY");
   IOB_RETURN_IF_ERROR(ring.status());
   return RingReader(std::move(*ring), region_index, impl_->connection(), std::move(claim));
+}
+
+absl::StatusOr<RingFollower> Endpoint::OpenFollower(uint32_t region_index,
+                                                    const RingFollowerOptions& options) {
+  IOB_ASSIGN_OR_RETURN(const GrantedRegion* region,
+                       impl_->Find(region_index, Discipline::kMediatedRing));
+  if (!region->data) return AccessDenied(region_index, "map-read");
+  const shm::RingOptions ring_options = ToRingOptions(region->mediated_ring);
+  std::shared_ptr<void> claim;
+  if (options.consume) {
+    if (!region->head->writable) return AccessDenied(region_index, "map-write");
+    if (!ring_options.overwrites()) {
+      return WrongRing(region_index, "it keeps its records until they are read; open a reader");
+    }
+    IOB_ASSIGN_OR_RETURN(claim, impl_->ClaimReader(region_index));
+  } else if (!region->follow) {
+    return WrongRing(region_index, "it was not made for followers");
+  }
+  IOB_ASSIGN_OR_RETURN(const shm::RingLayout layout,
+                       shm::RingLayout::ForRegion(region->size_bytes));
+  absl::StatusOr<shm::MediatedRingFollower> ring =
+      options.consume ? shm::MediatedRingFollower::Consume(layout, ring_options,
+                                                           region->head->memfd, region->data->memfd)
+                      : shm::MediatedRingFollower::Follow(layout, ring_options, region->data->memfd,
+                                                          region->follow->memfd);
+  if (absl::IsDataLoss(ring.status())) return WithReason(ring.status(), "INTEGRITY");
+  IOB_RETURN_IF_ERROR(ring.status());
+  return RingFollower(std::move(*ring), region_index, impl_->connection(), std::move(claim));
 }
 
 absl::StatusOr<RingWriter> Endpoint::OpenWriter(uint32_t region_index,
@@ -205,13 +291,59 @@ absl::StatusOr<RingWriter> Endpoint::OpenWriter(uint32_t region_index,
   if (!EffectiveRights(region->access.For(EndpointId::kEp0), info().rights).mediated_write()) {
     return AccessDenied(region_index, "mediated-write");
   }
-  return RingWriter(region_index, options, impl_->connection());
+  return RingWriter::Open(*region, impl_->queues(), options, impl_->connection());
 }
 
 absl::StatusOr<IdAllocator> Endpoint::OpenIdAllocator(uint32_t region_index) {
   IOB_ASSIGN_OR_RETURN(const GrantedRegion* region,
                        impl_->Find(region_index, Discipline::kIdAllocator));
   return IdAllocator::Open(*region, info().rights, impl_->connection());
+}
+
+absl::StatusOr<ReserveRingWriter> Endpoint::OpenReserveWriter(uint32_t region_index) {
+  IOB_ASSIGN_OR_RETURN(
+      const GrantedRegion* region,
+      impl_->FindDirect(region_index, Discipline::kReserveRing, Impl::Role::kProducer));
+  IOB_ASSIGN_OR_RETURN(std::shared_ptr<void> claim, impl_->ClaimWriter(region_index));
+  return ReserveRingWriter::Open(*region, impl_->connection(), std::move(claim));
+}
+
+absl::StatusOr<ReserveRingReader> Endpoint::OpenReserveReader(uint32_t region_index,
+                                                              const ReserveReaderOptions& options) {
+  IOB_ASSIGN_OR_RETURN(
+      const GrantedRegion* region,
+      impl_->FindDirect(region_index, Discipline::kReserveRing, Impl::Role::kConsumer));
+  IOB_ASSIGN_OR_RETURN(std::shared_ptr<void> claim, impl_->ClaimReader(region_index));
+  return ReserveRingReader::Open(*region, options, impl_->connection(), std::move(claim));
+}
+
+absl::StatusOr<BroadcastWriter> Endpoint::OpenBroadcastWriter(uint32_t region_index) {
+  IOB_ASSIGN_OR_RETURN(
+      const GrantedRegion* region,
+      impl_->FindDirect(region_index, Discipline::kBroadcast, Impl::Role::kProducer));
+  IOB_ASSIGN_OR_RETURN(std::shared_ptr<void> claim, impl_->ClaimWriter(region_index));
+  return BroadcastWriter::Open(*region, impl_->connection(), std::move(claim));
+}
+
+absl::StatusOr<BroadcastFollower> Endpoint::OpenBroadcastFollower(uint32_t region_index,
+                                                                  FollowFrom from) {
+  IOB_ASSIGN_OR_RETURN(
+      const GrantedRegion* region,
+      impl_->FindDirect(region_index, Discipline::kBroadcast, Impl::Role::kConsumer));
+  return BroadcastFollower::Open(*region, from, impl_->connection());
+}
+
+absl::StatusOr<SlotWriter> Endpoint::OpenSlotWriter(uint32_t region_index) {
+  IOB_ASSIGN_OR_RETURN(const GrantedRegion* region,
+                       impl_->FindDirect(region_index, Discipline::kSlot, Impl::Role::kProducer));
+  IOB_ASSIGN_OR_RETURN(std::shared_ptr<void> claim, impl_->ClaimWriter(region_index));
+  return SlotWriter::Open(*region, impl_->connection(), std::move(claim));
+}
+
+absl::StatusOr<SlotReader> Endpoint::OpenSlotReader(uint32_t region_index) {
+  IOB_ASSIGN_OR_RETURN(const GrantedRegion* region,
+                       impl_->FindDirect(region_index, Discipline::kSlot, Impl::Role::kConsumer));
+  return SlotReader::Open(*region, impl_->connection());
 }
 
 absl::Status Endpoint::SetName(const std::string& name, Deadline deadline) {

@@ -40,10 +40,15 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "client/broadcast.h"
 #include "client/endpoint_event.h"
 #include "client/id_allocator.h"
+#include "client/reserve_ring_reader.h"
+#include "client/reserve_ring_writer.h"
+#include "client/ring_follower.h"
 #include "client/ring_reader.h"
 #include "client/ring_writer.h"
+#include "client/slot.h"
 #include "client/types.h"
 #include "shm/mapping.h"
 
@@ -59,6 +64,7 @@ struct AttachedRegion {
   Enforcement enforcement = Enforcement::kUnspecified;  // Of this endpoint's rights.
   uint64_t tag = 0;                                     // Which its records carry.
   uint64_t koid = 0;
+  MediatedRingOptions mediated_ring = {};  // Of that discipline, as created.
 };
 
 struct AttachedInfo {
@@ -169,22 +175,52 @@ class Endpoint {
   //                   the head page alone, and anything longer answers PERMISSION_DENIED /
   //                   ACCESS_DENIED, after all other checks. Who moves the tail through a mapping
   //                   must not have a RingReader open as well.
+  //   others          not in one range: UNIMPLEMENTED / UNSUPPORTED. Open them.
   absl::StatusOr<MappedRegion> Map(uint32_t region_index, uint64_t offset_bytes,
                                    uint64_t length_bytes, Prot prot) const;
 
   // The consumer of a mediated ring; needs map-read and map-write. Errors as Map, and
+  //   FAILED_PRECONDITION / WRONG_DISCIPLINE    the ring overwrites its oldest records, so that
+  //                                             they cannot be read in place: OpenFollower
   //   FAILED_PRECONDITION / IN_USE              a reader of this endpoint is open
   //   DATA_LOSS / INTEGRITY                     the ring's positions cannot be
   absl::StatusOr<RingReader> OpenReader(uint32_t region_index);
 
+  // Reads a mediated ring by copying. Any number may follow a ring that was made for followers, and
+  // need map-read; the one consumer of a ring that overwrites its oldest records needs map-write
+  // too. Errors as OpenReader; WRONG_DISCIPLINE for a ring that was not made for it.
+  absl::StatusOr<RingFollower> OpenFollower(uint32_t region_index,
+                                            const RingFollowerOptions& options = {});
+
   // A writer of a mediated ring; needs mediated-write in the region and WRITE in the handle. Errors
-  // as Map.
+  // as Map, and what ended the connection. With TransportChoice::kQueue also
+  //   FAILED_PRECONDITION / UNSUPPORTED         the daemon has no queues
+  //   INVALID_ARGUMENT                          queue_bytes above the limit
+  //   RESOURCE_EXHAUSTED / QUOTA, UNAVAILABLE   there is none for this attachment now
+  //   DEADLINE_EXCEEDED / DEADLINE              the broker did not answer in time
   absl::StatusOr<RingWriter> OpenWriter(uint32_t region_index,
                                         const RingWriterOptions& options = {});
 
   // An id allocator: ids for blobs, blobs for ids. Errors as the first Map; ACCESS_DENIED when this
   // endpoint may neither read it (map-read) nor allocate (map-write, or mediated-write).
   absl::StatusOr<IdAllocator> OpenIdAllocator(uint32_t region_index);
+
+  // The rings without the broker on the path: the endpoint that may map-write produces, the other
+  // one consumes. One writer at once, and of a reserve ring one reader; any number of followers and
+  // slot readers. Errors of all of them as the first Map, and
+  //   PERMISSION_DENIED / ACCESS_DENIED         not this endpoint's role
+  //   FAILED_PRECONDITION / IN_USE              a writer, or a reserve ring's reader, is open
+  //   DATA_LOSS / INTEGRITY                     the shared words cannot be
+  //   UNAVAILABLE, RESOURCE_EXHAUSTED           the kernel has no room
+  absl::StatusOr<ReserveRingWriter> OpenReserveWriter(uint32_t region_index);
+  // Also INVALID_ARGUMENT for an order by stamp without stamps.
+  absl::StatusOr<ReserveRingReader> OpenReserveReader(uint32_t region_index,
+                                                      const ReserveReaderOptions& options = {});
+  absl::StatusOr<BroadcastWriter> OpenBroadcastWriter(uint32_t region_index);
+  absl::StatusOr<BroadcastFollower> OpenBroadcastFollower(uint32_t region_index,
+                                                          FollowFrom from = FollowFrom::kOldest);
+  absl::StatusOr<SlotWriter> OpenSlotWriter(uint32_t region_index);
+  absl::StatusOr<SlotReader> OpenSlotReader(uint32_t region_index);
 
   // Names the buffer, for both endpoints (ZX_PROP_NAME). Only the first 31 bytes count, as in
   // Zircon; empty: no name. Right: SET_PROPERTY.

@@ -28,6 +28,8 @@ std::string ToString(WatchedEvent::Kind kind) {
       return "signals-changed";
     case WatchedEvent::Kind::kSharedRegionUpdated:
       return "shared-region-updated";
+    case WatchedEvent::Kind::kProducerStalled:
+      return "producer-stalled";
   }
   return "unknown";
 }

@@ -47,6 +47,7 @@ struct WatchedEvent {
     kBufferGone,           // Both endpoints are closed; the memory is free once nobody maps it.
     kSignalsChanged,       // `signals` are raised now.
     kSharedRegionUpdated,  // At least one record was written (ZX_IOB_SHARED_REGION_UPDATED).
+    kProducerStalled,      // `holder` stopped in the middle of a record; `region_index`, `killed`.
   };
   Kind kind = Kind::kStarted;
   std::string resume_token;  // To go on after this event.
@@ -60,6 +61,8 @@ struct WatchedEvent {
   Holder holder;
   uint64_t memory_bytes = 0;
   std::string old_name;
+  uint32_t region_index = 0;
+  bool killed = false;
 };
 
 // "started", "resync-required", "buffer-created", ...

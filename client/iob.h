@@ -1,14 +1,22 @@
 // libiob in one include: Broker makes and finds buffers and handles, EventWatch tells what happens
-// to them, Endpoint holds one end of a buffer, RingReader and RingWriter move records, IdAllocator
-// turns blobs into numbers. See each header.
+// to them, StatsWatch how much, Endpoint holds one end of a buffer, RingReader and RingWriter move
+// records, IdAllocator turns blobs into numbers. ReserveRingWriter and ReserveRingReader,
+// BroadcastWriter and BroadcastFollower, SlotWriter and SlotReader do so without the broker on the
+// way. See each header.
 #pragma once
 
-#include "client/broker.h"          // IWYU pragma: export
-#include "client/endpoint.h"        // IWYU pragma: export
-#include "client/endpoint_event.h"  // IWYU pragma: export
-#include "client/error.h"           // IWYU pragma: export
-#include "client/event_watch.h"     // IWYU pragma: export
-#include "client/id_allocator.h"    // IWYU pragma: export
-#include "client/ring_reader.h"     // IWYU pragma: export
-#include "client/ring_writer.h"     // IWYU pragma: export
-#include "client/types.h"           // IWYU pragma: export
+#include "client/broadcast.h"            // IWYU pragma: export
+#include "client/broker.h"               // IWYU pragma: export
+#include "client/endpoint.h"             // IWYU pragma: export
+#include "client/endpoint_event.h"       // IWYU pragma: export
+#include "client/error.h"                // IWYU pragma: export
+#include "client/event_watch.h"          // IWYU pragma: export
+#include "client/id_allocator.h"         // IWYU pragma: export
+#include "client/reserve_ring_reader.h"  // IWYU pragma: export
+#include "client/reserve_ring_writer.h"  // IWYU pragma: export
+#include "client/ring_follower.h"        // IWYU pragma: export
+#include "client/ring_reader.h"          // IWYU pragma: export
+#include "client/ring_writer.h"          // IWYU pragma: export
+#include "client/slot.h"                 // IWYU pragma: export
+#include "client/stats_watch.h"          // IWYU pragma: export
+#include "client/types.h"                // IWYU pragma: export

@@ -125,8 +125,6 @@ class RingReader {
         connection_(std::move(connection)),
         claim_(std::move(claim)) {}
 
-  void Sleep(Deadline deadline);
-
   shm::MediatedRingReader ring_;
   uint32_t region_index_;
   std::shared_ptr<Connection> connection_;

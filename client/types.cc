@@ -57,6 +57,15 @@ constexpr BitName kSignalNames[] = {
     {UserSignal(5), "user-5"},          {UserSignal(6), "user-6"}, {UserSignal(7), "user-7"},
 };
 
+// A ring that ep1 fills and ep0 reads, both in memory.
+RegionSpec DirectSpec(Discipline discipline, uint64_t size_bytes) {
+  return {.type = RegionType::kPrivate,
+          .discipline = discipline,
+          .size_bytes = size_bytes,
+          .access = AccessBits(RegionRights::kMapRead |
+                               (RegionRights::kMapRead | RegionRights::kMapWrite) << 4)};
+}
+
 }  // namespace
 
 Deadline After(std::chrono::nanoseconds timeout) {
@@ -87,6 +96,24 @@ std::string ToString(Discipline discipline) {
       return "slot";
   }
   return "unknown";
+}
+
+std::string ToString(RingPolicy policy) {
+  switch (policy) {
+    case RingPolicy::kDropNew:
+      return "drop-new";
+    case RingPolicy::kOverwriteOldest:
+      return "overwrite";
+    case RingPolicy::kBlock:
+      return "block";
+  }
+  return "unknown";
+}
+
+std::string ToString(ReserveMode mode) { return mode == ReserveMode::kLanes ? "lanes" : "shared"; }
+
+std::string ToString(StallPolicy on_stall) {
+  return on_stall == StallPolicy::kWait ? "wait" : "kill";
 }
 
 std::string ToString(Enforcement enforcement) {
@@ -167,6 +194,22 @@ RegionSpec SharedRingSpec(const Handle& shared_region) {
   RegionSpec spec = MediatedRingSpec(0);
   spec.type = RegionType::kShared;
   spec.shared_region = shared_region;
+  return spec;
+}
+
+RegionSpec ReserveRingSpec(uint64_t size_bytes, const ReserveRingOptions& options) {
+  RegionSpec spec = DirectSpec(Discipline::kReserveRing, size_bytes);
+  spec.reserve_ring = options;
+  return spec;
+}
+
+RegionSpec BroadcastSpec(uint64_t size_bytes) {
+  return DirectSpec(Discipline::kBroadcast, size_bytes);
+}
+
+RegionSpec SlotSpec(uint64_t value_bytes) {
+  RegionSpec spec = DirectSpec(Discipline::kSlot, 0);
+  spec.slot_value_bytes = value_bytes;
   return spec;
 }
 

@@ -73,6 +73,26 @@ enum class Discipline : uint8_t {
   kSlot = 6,
 };
 
+// What a mediated ring does with a record for which it has no room.
+enum class RingPolicy : uint8_t {
+  kDropNew = 1,          // The record is rejected, cause kFull (Zircon's NO_SPACE).
+  kOverwriteOldest = 2,  // The oldest records make room; readers learn how many they lost.
+  kBlock = 3,            // The writer waits for room.
+};
+
+// How the producers of a reserve ring share it.
+enum class ReserveMode : uint8_t {
+  kLanes = 1,   // Each attachment that produces has a ring of its own; none can harm another.
+  kShared = 2,  // All of them reserve in one ring, in one order, and must trust each other.
+};
+
+// What happens to a producer that has stopped in the middle of a record of a shared reserve ring,
+// alive, while records wait behind it. A dead one is always dealt with at once.
+enum class StallPolicy : uint8_t {
+  kWait = 1,  // It is told (kProducerStalled), and everybody waits.
+  kKill = 2,  // It is told, and the producer is killed if it runs as the uid of the buffer's owner.
+};
+
 // Larger is stronger. kUnspecified: nothing is required.
 enum class Enforcement : uint8_t {
   kUnspecified = 0,
@@ -120,6 +140,9 @@ constexpr bool Has(Prot prot, Prot part) {
 std::string ToString(EndpointId endpoint);
 std::string ToString(RegionType type);
 std::string ToString(Discipline discipline);
+std::string ToString(RingPolicy policy);     // "drop-new", "overwrite", "block".
+std::string ToString(ReserveMode mode);      // "lanes", "shared".
+std::string ToString(StallPolicy on_stall);  // "wait", "kill".
 std::string ToString(Enforcement enforcement);
 std::string ToString(LossCause cause);
 std::string ToString(ObjectType type);  // "endpoint", "shared-region".
@@ -130,6 +153,44 @@ std::string ToString(Prot prot);  // "read,write"; "none" for none.
 std::string ToString(const CloseReason& reason);
 // "peer-closed,user-0,..."; "none" for none.
 std::string SignalsToString(uint32_t signals);
+
+// Choices for a mediated ring. The default is Zircon's ring, byte for byte.
+struct MediatedRingOptions {
+  RingPolicy policy = RingPolicy::kDropNew;
+  // Policy kBlock: how long a write waits that names no time of its own, at most a minute.
+  std::chrono::milliseconds block{0};
+  // Rejected records are told in the stream: a record of tag 2^64 - 1 before the next stored one.
+  bool gap_records = false;
+  // Each payload begins with {u64 record number, u64 CLOCK_MONOTONIC ns}, written by the broker.
+  bool stamped = false;
+  // Readers that only follow (map-read without map-write) can sleep.
+  bool followers = false;
+  // Of one writer in the ring at once, headers included; 0: no limit. Beyond: cause kBudget.
+  uint64_t writer_records_max = 0;
+  uint64_t writer_bytes_max = 0;
+
+  friend bool operator==(const MediatedRingOptions&, const MediatedRingOptions&) = default;
+};
+
+// Choices for a reserve ring.
+struct ReserveRingOptions {
+  ReserveMode mode = ReserveMode::kLanes;
+  // Mode kLanes: producers that can be attached at once, 1 to 32; 0 means 1. Each has an equal part
+  // of the size, and two pages more.
+  uint32_t lanes = 0;
+  // Mode kShared: reservations are whole granules, a power of two from 16 to 4096; 0 means 64.
+  uint32_t granule_bytes = 0;
+  // Mode kLanes: the consumer may write the lanes too, and zeroes what it consumed: it can spoil
+  // only its own input, and the producer's next pass is several times cheaper.
+  bool consumer_clears = false;
+  // Mode kLanes: records carry the time at which they were submitted, for merging lanes.
+  bool stamped = false;
+  // Mode kShared: about a producer that has stopped, and how long that is; 0 means a second.
+  StallPolicy on_stall = StallPolicy::kWait;
+  std::chrono::milliseconds stall{0};
+
+  friend bool operator==(const ReserveRingOptions&, const ReserveRingOptions&) = default;
+};
 
 // What CreateBuffer is asked for, per region.
 struct RegionSpec {
@@ -146,6 +207,11 @@ struct RegionSpec {
   // Id allocator that only the broker writes: remember up to this many blobs, so that equal ones
   // get one id. 0: every blob gets an id of its own, as in Zircon.
   uint32_t interned_blobs_max = 0;
+  MediatedRingOptions mediated_ring = {};  // Of that discipline, type private.
+  ReserveRingOptions reserve_ring = {};    // Of that discipline.
+  // Discipline slot: bytes of the value, for which a size of 0 is made to measure. 0: as much as
+  // the size holds four times.
+  uint64_t slot_value_bytes = 0;
 };
 
 // A mediated ring that ep0 consumes (map-read, map-write) and ep1 writes (mediated-write).
@@ -158,6 +224,14 @@ RegionSpec SharedRingSpec(const Handle& shared_region);
 // An id allocator that only the broker writes (enforcement: sealed): ep0 reads ids and blobs
 // (map-read), ep1 gets ids for blobs (mediated-write), without memory of its own.
 RegionSpec IdAllocatorSpec(uint64_t size_bytes);
+
+// Rings without the broker on the path: ep1 produces (map-read, map-write), ep0 consumes
+// (map-read). A reserve ring hands every record to one consumer;
+RegionSpec ReserveRingSpec(uint64_t size_bytes, const ReserveRingOptions& options = {});
+// a broadcast ring shows all of them to any number of followers, overwriting the oldest;
+RegionSpec BroadcastSpec(uint64_t size_bytes);
+// a slot has the latest value only, of at most `value_bytes`.
+RegionSpec SlotSpec(uint64_t value_bytes);
 
 // An id allocator's state.
 struct IdAllocatorInfo {
@@ -178,7 +252,11 @@ struct RegionInfo {
   uint64_t tag = 0;
   Enforcement ep0_enforcement = Enforcement::kUnspecified;
   Enforcement ep1_enforcement = Enforcement::kUnspecified;
-  std::optional<IdAllocatorInfo> id_allocator = std::nullopt;  // Of that discipline only.
+  // Each of its discipline only.
+  std::optional<IdAllocatorInfo> id_allocator = std::nullopt;
+  std::optional<MediatedRingOptions> mediated_ring = std::nullopt;
+  std::optional<ReserveRingOptions> reserve_ring = std::nullopt;  // What was 0 is filled in.
+  std::optional<uint64_t> slot_value_bytes = std::nullopt;
 };
 
 // Who holds something, as the kernel told the broker.
@@ -247,7 +325,7 @@ struct LossCount {
   uint64_t bytes = 0;
 };
 
-// One endpoint's share of a ring's ledger. attempted = stored + sum(rejected).
+// One writer's share of a ring's ledger. attempted = stored + sum(rejected).
 struct WriterShare {
   EndpointId endpoint = EndpointId::kEp0;
   uint64_t tag = 0;
@@ -256,6 +334,10 @@ struct WriterShare {
   uint64_t stored_records = 0;
   uint64_t stored_bytes = 0;
   std::vector<LossCount> rejected;
+  // Of claimed figures only: which lane, or which owner number in a shared ring; and reservations
+  // that were given up.
+  uint32_t seat = 0;
+  uint64_t discarded_records = 0;
 };
 
 // The ledger of one ring. At every quiescent point
@@ -270,11 +352,17 @@ struct RingStats {
   uint64_t consumed_records = 0;
   uint64_t overwritten_records = 0;
   uint64_t resident_records = 0;
-  uint64_t resident_bytes = 0;  // Ring bytes, headers and padding included; so are the next two.
+  // Ring bytes, headers and padding included; so are the next two, and overwritten_bytes.
+  uint64_t resident_bytes = 0;
   uint64_t high_water_bytes = 0;
   uint64_t capacity_bytes = 0;
   uint64_t tail_violations = 0;
   std::vector<WriterShare> writers;
+  uint64_t overwritten_bytes = 0;
+  // Counted by the producers and the consumer themselves, in their own memory, because the broker
+  // is not on the path: reserve ring, broadcast, slot.
+  bool claimed = false;
+  Discipline discipline = Discipline::kMediatedRing;
 };
 
 struct BufferStats {
@@ -308,7 +396,7 @@ struct Limits {
   uint32_t name_bytes_max = 0;
   uint64_t handles_max = 0;      // Tickets included; so are the next ones, of the whole daemon.
   uint32_t attachments_max = 0;  // At once.
-  uint32_t watchers_max = 0;     // Broker::Watch, at once.
+  uint32_t watchers_max = 0;     // Broker::Watch, and as many of WatchStats, at once.
   std::chrono::milliseconds lease_max{0};
   uint64_t descriptors_max = 0;   // That the daemon may have open.
   uint64_t descriptors_open = 0;  // That it has open.

@@ -24,6 +24,7 @@ using shm::LossCause;
 
 constexpr uint32_t kProtocolVersion = 1;
 constexpr int kPacketsPerPass = 16;
+constexpr size_t kQueuesPerAttachmentMax = 64;
 // How long a process may take from losing its sockets to being dead.
 constexpr int64_t kDyingMs = 20;
 
@@ -39,6 +40,29 @@ std::span<const std::byte> BytesOf(const std::string& text) {
 std::span<std::byte> PacketBuffer() {
   static thread_local std::array<std::byte, shm::kPacketBytesMax> buffer;
   return buffer;
+}
+
+void FillOptions(const Region& region, v1::RegionGrant& grant) {
+  const RegionSpec& spec = region.spec();
+  if (spec.discipline == v1::DISCIPLINE_MEDIATED_RING)
+    *grant.mutable_mediated_ring() = spec.mediated;
+  if (spec.reserve) *grant.mutable_reserve_ring() = *spec.reserve;
+  grant.set_slot_value_bytes(spec.slot_value_bytes);
+}
+
+void FillOwner(const Region& region, uint32_t owner, v1::RegionGrant& grant) {
+  if (region.direct() == nullptr) {
+    grant.set_id_owner(owner);
+    return;
+  }
+  grant.set_seat(owner);
+  const auto start = region.direct()->StartOf(owner);
+  if (!start) return;
+  v1::LaneStart& told = *grant.mutable_lane_start();
+  told.set_position(start->position);
+  told.set_sequence(start->sequence);
+  told.set_discards(start->discards);
+  told.set_payload_bytes(start->payload_bytes);
 }
 
 }  // namespace
@@ -146,6 +170,15 @@ void AttachConnection::OnPacket(const v1::ClientPacket& packet) {
     case v1::ClientPacket::kChangeName:
       if (!live) break;
       return AnswerCall(host_.registry().SetName(attachment_->held(), packet.change_name().name()));
+    case v1::ClientPacket::kOpenQueue:
+      if (live) return OnOpenQueue(packet.open_queue());
+      break;
+    case v1::ClientPacket::kKick:
+      if (live) return OnKick(packet.kick());
+      break;
+    case v1::ClientPacket::kStalled:
+      if (live) return OnStalled(packet.stalled());
+      break;
     case v1::ClientPacket::kDetach:
       return End({.kind = CloseKind::kClosed});
     case v1::ClientPacket::PACKET_NOT_SET:
@@ -180,7 +213,7 @@ void AttachConnection::OnRedeem(const v1::Redeem& redeem) {
     return Refuse(sent);
   }
   attachment_ = *host_.registry().RedeemTicket(*token, holder, now_ns);
-  host_.registry().SetIdOwners(attachment_->id, std::exchange(id_owners_, {}));
+  host_.registry().SetOwners(attachment_->id, std::exchange(owners_, {}));
   host_.OnAttached(id_, attachment_->id);
   phase_ = Phase::kMapping;
   ArmStepTimer("word that the descriptors are mapped");
@@ -188,8 +221,8 @@ void AttachConnection::OnRedeem(const v1::Redeem& redeem) {
 
 // What did not come to be an attachment allocates no ids.
 void AttachConnection::LeaveOwners() {
-  for (const IdOwnerOf& of : std::exchange(id_owners_, {}))
-    attachment_->buffer->regions()[of.region_index].shared_ids()->Leave(of.owner);
+  for (const OwnerOf& of : std::exchange(owners_, {}))
+    attachment_->buffer->regions()[of.region_index].LeaveOwner(of.owner);
 }
 
 absl::Status AttachConnection::AddSection(const SectionPlan& plan, shm::GrantRange range,
@@ -201,6 +234,7 @@ absl::Status AttachConnection::AddSection(const SectionPlan& plan, shm::GrantRan
   grant.set_size_bytes(plan.memfd->size_bytes());
   grant.set_writable(plan.mode == shm::FdMode::kReadWrite);
   grant.set_fd_index(static_cast<uint32_t>(grant_fds_.size()));
+  grant.set_lane(plan.lane);
   grant_fds_.push_back(std::move(fd));
   return absl::OkStatus();
 }
@@ -218,15 +252,19 @@ absl::Status AttachConnection::FillRegion(Region& region, v1::RegionGrant& grant
       region.EnforcementFor(rights, identity_.peer_uid, host_.registry().broker_uid()));
   grant.set_tag(attachment_->buffer->TagOf(region, endpoint));
   grant.set_koid(region.koid());
-  const uint32_t grant_number = attachment_->buffer->endpoint(endpoint).grants_made;
-  for (const SectionPlan& plan : region.SectionsFor(rights)) {
+  FillOptions(region, grant);
+  IOB_ASSIGN_OR_RETURN(const std::optional<uint32_t> owner,
+                       region.TakeOwner(rights, identity_.peer_uid, endpoint,
+                                        attachment_->buffer->endpoint(endpoint).grants_made));
+  if (owner) {
+    owners_.push_back({.region_index = grant.index(), .owner = *owner});
+    FillOwner(region, *owner, grant);
+  }
+  // A producer whose handle may not write is no consumer: it gets nothing.
+  if (region.Produces(endpoint) && !owner) return absl::OkStatus();
+  for (const SectionPlan& plan : region.SectionsFor(rights, owner)) {
     IOB_RETURN_IF_ERROR(AddSection(plan, region.GrantRangeOf(endpoint), *grant.add_sections()));
   }
-  if (region.shared_ids() == nullptr || !rights.map_write()) return absl::OkStatus();
-  IOB_ASSIGN_OR_RETURN(const shm::IdOwner owner,
-                       region.shared_ids()->Take(region.GrantRangeOf(endpoint), grant_number));
-  id_owners_.push_back({.region_index = grant.index(), .owner = owner});
-  grant.set_id_owner(owner);
   return absl::OkStatus();
 }
 
@@ -241,6 +279,7 @@ absl::Status AttachConnection::SendGrants() {
   grants.set_endpoint_koid(buffer.endpoint(endpoint).koid);
   grants.set_peer_koid(buffer.endpoint(shm::PeerOf(endpoint)).koid);
   grants.set_handle_rights(attachment_->rights.bits());
+  grants.set_queues(true);
   uint32_t index = 0;
   for (Region& region : buffer.regions()) {
     v1::RegionGrant& grant = *grants.add_regions();
@@ -280,8 +319,10 @@ void AttachConnection::OnWrite() {
   }
   target_ = *target;
   progress_ = {};
-  const bool may_wait = batch.wait_ms() != 0;
   Region& region = *target_->region;
+  const uint32_t wait_ms =
+      batch.wait_ms() != 0 ? batch.wait_ms() : region.spec().mediated.block_ms();
+  const bool may_wait = wait_ms != 0;
   if (may_wait && !ConsumerLeft(*attachment_->buffer, region)) {
     host_.mediator().GiveUp(*target_, batch.records(), LossCause::kClosed, progress_);
     return FinishWrite();
@@ -291,7 +332,7 @@ void AttachConnection::OnWrite() {
     return FinishWrite();
   }
   waits_for_room_ = true;
-  write_deadline_ = host_.loop().RunAfterMs(std::min(batch.wait_ms(), kWriteWaitMsMax),
+  write_deadline_ = host_.loop().RunAfterMs(std::min(wait_ms, kWriteWaitMsMax),
                                             [this] { GiveUpWrite(LossCause::kDeadline); });
   host_.OnWaitsForRoom(id_, region);
 }
@@ -301,6 +342,82 @@ void AttachConnection::OnRoomMade(const v1::RoomMade& room_made) {
   // Of a region that has no ring: a made-up notice, like one of a ring for which nobody waits.
   if (room_made.region_index() < regions.size() && regions[room_made.region_index()].ring())
     host_.OnRoomMade(regions[room_made.region_index()]);
+}
+
+absl::Status AttachConnection::OpenQueue(const v1::OpenQueue& request, v1::QueueGrant& grant,
+                                         std::vector<shm::UniqueFd>& fds) {
+  IOB_ASSIGN_OR_RETURN(const Mediator::Target target,
+                       Mediator::Resolve(attachment_->held(), request.region_index()));
+  if (queues_.size() >= kQueuesPerAttachmentMax) {
+    return MakeError(v1::ERROR_REASON_QUOTA,
+                     absl::StrCat("submission queues of this attachment: ", queues_.size(), " of ",
+                                  kQueuesPerAttachmentMax, " in use"));
+  }
+  IOB_ASSIGN_OR_RETURN(
+      MediatorPool::OpenedQueue opened,
+      host_.mediator_pool().Open(target, identity_.peer_uid, request.entry_bytes(), [this] {
+        Refuse(ProtocolError("the words of a submission queue cannot be"));
+      }));
+  queues_.push_back(opened.id);
+  const shm::SubmissionLayout& layout = opened.layout;
+  v1::SectionGrant& submission = *grant.mutable_submission();
+  submission.set_kind(v1::SECTION_KIND_SUBMISSION);
+  submission.set_size_bytes(layout.submit_section_bytes());
+  submission.set_writable(true);
+  submission.set_fd_index(0);
+  v1::SectionGrant& completion = *grant.mutable_completion();
+  completion.set_kind(v1::SECTION_KIND_COMPLETION);
+  completion.set_size_bytes(layout.complete_section_bytes());
+  completion.set_fd_index(1);
+  grant.set_kick_fd_index(2);
+  grant.set_entry_bytes(static_cast<uint32_t>(layout.capacity_bytes()));
+  fds.push_back(std::move(opened.submission));
+  fds.push_back(std::move(opened.completion));
+  fds.push_back(std::move(opened.kick));
+  return absl::OkStatus();
+}
+
+void AttachConnection::OnOpenQueue(const v1::OpenQueue& request) {
+  v1::BrokerPacket packet;
+  v1::QueueGrant& grant = *packet.mutable_queue_grant();
+  std::vector<shm::UniqueFd> fds;
+  const absl::Status opened = OpenQueue(request, grant, fds);
+  if (opened.ok()) {
+    std::vector<int> numbers;
+    for (const shm::UniqueFd& fd : fds) numbers.push_back(fd.get());
+    // Nothing waits to be taken, or this packet would not have been read.
+    if (!hung_up_ && channel_.Send(BytesOf(packet.SerializeAsString()), numbers).ok()) return;
+    grant.Clear();
+    const QueueId id = queues_.back();
+    queues_.pop_back();
+    host_.mediator_pool().Close(id, [] {});
+    *grant.mutable_failure() = ToCallResult(
+        MakeError(v1::ERROR_REASON_BUSY, "the socket has no room for descriptors; retry"));
+  } else {
+    *grant.mutable_failure() = ToCallResult(opened);
+  }
+  Send(packet);
+}
+
+// Notices about regions for which they make no sense are made up, and change nothing.
+void AttachConnection::OnKick(const v1::Kick& kick) {
+  const std::vector<Region>& regions = attachment_->buffer->regions();
+  if (kick.region_index() >= regions.size()) return;
+  const Region& region = regions[kick.region_index()];
+  const shm::RegionRights rights =
+      shm::EffectiveRights(region.spec().access.For(attachment_->endpoint), attachment_->rights);
+  if (region.direct() != nullptr && rights.map_write())
+    host_.OnKick(*attachment_->buffer, kick.region_index());
+}
+
+void AttachConnection::OnStalled(const v1::Stalled& stalled) {
+  const std::vector<Region>& regions = attachment_->buffer->regions();
+  if (stalled.region_index() >= regions.size()) return;
+  const Region& region = regions[stalled.region_index()];
+  const shm::RegionRights rights =
+      shm::EffectiveRights(region.spec().access.For(attachment_->endpoint), attachment_->rights);
+  if (region.direct() != nullptr && region.Reads(rights))
+    host_.OnStalled(*attachment_->buffer, stalled.region_index());
 }
 
 void AttachConnection::OnAllocateId(const v1::AllocateId& request) {
@@ -459,9 +576,20 @@ void AttachConnection::End(CloseReason reason) {
   ReportEnd(reason);
 }
 
+// What is published is decided by another thread; the end is told after that.
+void AttachConnection::CloseQueues(CloseReason reason) {
+  queues_closing_ = queues_.size();
+  for (const QueueId id : std::exchange(queues_, {})) {
+    host_.mediator_pool().Close(id, [this, reason] {
+      if (--queues_closing_ == 0) ReportEnd(reason);
+    });
+  }
+}
+
 void AttachConnection::ReportEnd(CloseReason reason) {
   process_end_ = ProcessEnd();
   end_timer_.End();
+  if (!queues_.empty()) return CloseQueues(reason);
   const AttachmentId attachment = attachment_ ? attachment_->id : 0;
   attachment_.reset();
   if (attachment != 0) host_.registry().EndAttachment(attachment, reason);

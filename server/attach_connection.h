@@ -9,6 +9,7 @@
 //       own socket holds.
 //   T3  What the client had sent before its end is still served, waiting for room like before:
 //       records that a crashing writer handed over are not lost, and its end is told after them.
+//       The same goes for what it had published in submission queues.
 //   T4  How it ended: after `detach`, closed; a process that is gone, how it went; else closed. A
 //       dying process loses its sockets before its pidfd says so, hence the short wait in between.
 //
@@ -24,6 +25,7 @@
 #include "server/event_loop.h"
 #include "server/identity.h"
 #include "server/mediator.h"
+#include "server/mediator_pool.h"
 #include "server/process_end.h"
 #include "server/registry.h"
 #include "shm/fd_channel.h"
@@ -39,6 +41,7 @@ class AttachHost {
   virtual EventLoop& loop() = 0;
   virtual Registry& registry() = 0;
   virtual Mediator& mediator() = 0;
+  virtual MediatorPool& mediator_pool() = 0;
   // The attachment is held by this connection from here on.
   virtual void OnAttached(ConnectionId connection, AttachmentId attachment) = 0;
   // It got a ticket wrong or broke the protocol.
@@ -49,6 +52,10 @@ class AttachHost {
   virtual void OnWaitsNoMore(ConnectionId connection, Region& region) = 0;
   // Somebody else's batch comes first.
   virtual bool OthersWait(ConnectionId connection, const Region& region) const = 0;
+  // A producer of a direct ring says that its consumer asked for a packet.
+  virtual void OnKick(const Buffer& buffer, uint32_t region_index) = 0;
+  // The consumer of a shared reserve ring says that it cannot go on.
+  virtual void OnStalled(const Buffer& buffer, uint32_t region_index) = 0;
   // The consumer of this ring made room.
   virtual void OnRoomMade(Region& region) = 0;
   // It is over (`attachment` is 0 if it never got that far); the host destroys the connection
@@ -100,6 +107,12 @@ class AttachConnection {
   void OnWrite();
   void FinishWrite();
   void OnRoomMade(const v1::RoomMade& room_made);
+  void OnOpenQueue(const v1::OpenQueue& request);
+  absl::Status OpenQueue(const v1::OpenQueue& request, v1::QueueGrant& grant,
+                         std::vector<shm::UniqueFd>& fds);
+  void CloseQueues(shm::CloseReason reason);
+  void OnKick(const v1::Kick& kick);
+  void OnStalled(const v1::Stalled& stalled);
   void OnAllocateId(const v1::AllocateId& request);
   void AnswerCall(const absl::Status& status);
   bool HearsEvents() const;
@@ -130,11 +143,14 @@ class AttachConnection {
   // The write being served; the packet's memory is reused from one to the next.
   v1::ClientPacket packet_;
   std::vector<shm::UniqueFd> grant_fds_;
-  std::vector<IdOwnerOf> id_owners_;  // Until the registry has them.
+  std::vector<OwnerOf> owners_;  // Until the registry has them.
   std::optional<Mediator::Target> target_;
   Mediator::Progress progress_;
   bool waits_for_room_ = false;
   Registration write_deadline_;
+
+  std::vector<QueueId> queues_;
+  size_t queues_closing_ = 0;
 
   ProcessEnd process_end_;
   Registration end_timer_;

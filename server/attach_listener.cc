@@ -1,6 +1,9 @@
 #include "server/attach_listener.h"
 
+#include <signal.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 
@@ -12,17 +15,14 @@
 
 namespace iob::server {
 
-absl::StatusOr<std::unique_ptr<AttachListener>> AttachListener::Start(EventLoop& loop,
-                                                                      Registry& registry,
-                                                                      Mediator& mediator,
-                                                                      shm::UniqueFd listening,
-                                                                      const Limits& limits) {
-  std::unique_ptr<AttachListener> listener(new AttachListener(loop, registry, mediator, limits));
-  IOB_ASSIGN_OR_RETURN(
-      listener->acceptor_,
-      Acceptor::Start(loop, std::move(listening), [self = listener.get()](shm::UniqueFd socket) {
-        self->OnConnection(std::move(socket));
-      }));
+absl::StatusOr<std::unique_ptr<AttachListener>> AttachListener::Start(
+    const Dependencies& dependencies, shm::UniqueFd listening) {
+  std::unique_ptr<AttachListener> listener(new AttachListener(dependencies));
+  IOB_ASSIGN_OR_RETURN(listener->acceptor_,
+                       Acceptor::Start(dependencies.loop, std::move(listening),
+                                       [self = listener.get()](shm::UniqueFd socket) {
+                                         self->OnConnection(std::move(socket));
+                                       }));
   return listener;
 }
 
@@ -100,6 +100,7 @@ std::vector<AttachConnection*> AttachListener::AttachedTo(const Buffer& buffer,
 
 void AttachListener::OnEndpointClosed(Koid koid, shm::EndpointId endpoint,
                                       shm::CloseReason reason) {
+  mediator_pool_.RefreshConsumers(koid);
   Buffer* const buffer = registry_.Find(koid);
   if (buffer == nullptr) {
     // Its other endpoint was closed already: nobody is left to be told. But writers of other
@@ -131,7 +132,8 @@ void AttachListener::OnSignals(Koid koid, shm::EndpointId endpoint) {
 void AttachListener::OnReadable(const Buffer& buffer, uint32_t region_index) {
   const auto tell = [this](const Buffer& user, uint32_t index) {
     for (const shm::EndpointId endpoint : {shm::EndpointId::kEp0, shm::EndpointId::kEp1}) {
-      if (!user.regions()[index].spec().access.For(endpoint).map_write()) continue;
+      const Region& region = user.regions()[index];
+      if (!region.Reads(region.spec().access.For(endpoint))) continue;
       for (AttachConnection* connection : AttachedTo(user, endpoint))
         connection->TellReadable(index);
     }
@@ -139,6 +141,21 @@ void AttachListener::OnReadable(const Buffer& buffer, uint32_t region_index) {
   const SharedRegion* const shared = buffer.regions()[region_index].shared();
   if (shared == nullptr) return tell(buffer, region_index);
   for (const auto& [number, use] : shared->uses()) tell(*use.buffer, use.region_index);
+}
+
+void AttachListener::OnKick(const Buffer& buffer, uint32_t region_index) {
+  OnReadable(buffer, region_index);
+}
+
+void AttachListener::OnStalled(const Buffer& buffer, uint32_t region_index) {
+  ring_keeper_.Report(buffer.koid(), region_index);
+}
+
+bool AttachListener::KillHolder(AttachmentId attachment) {
+  const AttachConnection* const connection = OfAttachment(attachment);
+  if (connection == nullptr) return false;
+  const int pidfd = connection->identity().pidfd.get();
+  return pidfd >= 0 && ::syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, nullptr, 0) == 0;
 }
 
 AttachListener::Counters AttachListener::counters() const {
@@ -166,6 +183,7 @@ bool AttachListener::OthersWait(ConnectionId connection, const Region& region) c
 }
 
 void AttachListener::OnRoomMade(Region& region) {
+  mediator_pool_.RoomMade(region);
   while (true) {
     // Looked up anew each time: what a served client does next may be to wait again.
     const auto found = waiting_.find(region.koid());

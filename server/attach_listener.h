@@ -18,17 +18,26 @@
 #include "server/event_loop.h"
 #include "server/limits.h"
 #include "server/mediator.h"
+#include "server/mediator_pool.h"
 #include "server/registry.h"
+#include "server/ring_keeper.h"
 
 namespace iob::server {
 
 class AttachListener final : public AttachHost {
  public:
-  // All outlive the listener. `listening` is the attach socket.
-  static absl::StatusOr<std::unique_ptr<AttachListener>> Start(EventLoop& loop, Registry& registry,
-                                                               Mediator& mediator,
-                                                               shm::UniqueFd listening,
-                                                               const Limits& limits);
+  // All outlive the listener.
+  struct Dependencies {
+    EventLoop& loop;
+    Registry& registry;
+    Mediator& mediator;
+    MediatorPool& mediator_pool;
+    RingKeeper& ring_keeper;
+    const Limits& limits;
+  };
+  // `listening` is the attach socket.
+  static absl::StatusOr<std::unique_ptr<AttachListener>> Start(const Dependencies& dependencies,
+                                                               shm::UniqueFd listening);
 
   // From the registry's observer.
   void OnEndpointClosed(Koid buffer, shm::EndpointId endpoint, shm::CloseReason reason);
@@ -36,6 +45,10 @@ class AttachListener final : public AttachHost {
   void OnSignals(Koid buffer, shm::EndpointId endpoint);
   // From the mediator: a consumer asked for a packet.
   void OnReadable(const Buffer& buffer, uint32_t region_index);
+
+  // For a stall policy: kills the process that holds this attachment. False when it is gone, or
+  // not ours to kill.
+  bool KillHolder(AttachmentId attachment);
 
   void StopAccepting() { acceptor_->Stop(); }
 
@@ -51,17 +64,25 @@ class AttachListener final : public AttachHost {
   EventLoop& loop() override { return loop_; }
   Registry& registry() override { return registry_; }
   Mediator& mediator() override { return mediator_; }
+  MediatorPool& mediator_pool() override { return mediator_pool_; }
   void OnAttached(ConnectionId connection, AttachmentId attachment) override;
   void OnRefused(const absl::Status& why, const Identity& who) override;
   void OnWaitsForRoom(ConnectionId connection, Region& region) override;
   void OnWaitsNoMore(ConnectionId connection, Region& region) override;
   bool OthersWait(ConnectionId connection, const Region& region) const override;
   void OnRoomMade(Region& region) override;
+  void OnKick(const Buffer& buffer, uint32_t region_index) override;
+  void OnStalled(const Buffer& buffer, uint32_t region_index) override;
   void OnGone(ConnectionId connection, AttachmentId attachment) override;
 
  private:
-  AttachListener(EventLoop& loop, Registry& registry, Mediator& mediator, const Limits& limits)
-      : loop_(loop), registry_(registry), mediator_(mediator), limits_(limits) {}
+  explicit AttachListener(const Dependencies& dependencies)
+      : loop_(dependencies.loop),
+        registry_(dependencies.registry),
+        mediator_(dependencies.mediator),
+        mediator_pool_(dependencies.mediator_pool),
+        ring_keeper_(dependencies.ring_keeper),
+        limits_(dependencies.limits) {}
   void OnConnection(shm::UniqueFd socket);
   AttachConnection* OfAttachment(AttachmentId attachment);
   std::vector<AttachConnection*> AttachedTo(const Buffer& buffer, shm::EndpointId endpoint);
@@ -71,6 +92,8 @@ class AttachListener final : public AttachHost {
   EventLoop& loop_;
   Registry& registry_;
   Mediator& mediator_;
+  MediatorPool& mediator_pool_;
+  RingKeeper& ring_keeper_;
   const Limits& limits_;
   ConnectionId next_connection_ = 1;
   absl::flat_hash_map<ConnectionId, std::unique_ptr<AttachConnection>> connections_;

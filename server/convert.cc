@@ -4,6 +4,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/errors.h"
+#include "server/ledger_proto.h"
+#include "server/mutex_lock.h"
 #include "shm/result.h"
 
 namespace iob::server {
@@ -23,7 +25,10 @@ RegionSpec FromProto(const v1::RegionSpec& spec) {
           .required_enforcement = spec.required_enforcement(),
           .shared_handle = token,
           .malformed_handle_bytes = token ? 0 : spec.shared_region().size(),
-          .interned_blobs_max = spec.interned_blobs_max()};
+          .interned_blobs_max = spec.interned_blobs_max(),
+          .mediated = spec.mediated_ring(),
+          .reserve = spec.has_reserve_ring() ? std::optional(spec.reserve_ring()) : std::nullopt,
+          .slot_value_bytes = spec.slot_value_bytes()};
 }
 
 absl::StatusOr<OpenRule> FromProto(const v1::OpenRule& rule, absl::string_view argument) {
@@ -82,6 +87,23 @@ void FillRegion(const Buffer& buffer, uint32_t index, uint32_t broker_uid, Endpo
   info.set_ep0_enforcement(EnforcementNow(buffer, region, EndpointId::kEp0, broker_uid));
   info.set_ep1_enforcement(EnforcementNow(buffer, region, EndpointId::kEp1, broker_uid));
   FillIdAllocator(region, info);
+  if (spec.discipline == v1::DISCIPLINE_MEDIATED_RING)
+    *info.mutable_mediated_ring() = spec.mediated;
+  if (spec.reserve) *info.mutable_reserve_ring() = *spec.reserve;
+  info.set_slot_value_bytes(spec.slot_value_bytes);
+}
+
+// Direct rings have one producing endpoint, so all of its seats are lines of that endpoint.
+v1::RingStats DirectStatsOf(const Buffer& buffer, const Region& region) {
+  v1::RingStats stats = region.direct()->Stats();
+  stats.set_claimed(true);
+  const EndpointId producer =
+      region.spec().access.For(EndpointId::kEp0).map_write() ? EndpointId::kEp0 : EndpointId::kEp1;
+  for (v1::WriterStats& writer : *stats.mutable_writers()) {
+    writer.set_endpoint(ToProto(producer));
+    writer.set_tag(buffer.TagOf(region, producer));
+  }
+  return stats;
 }
 
 void FillEndpoint(const Buffer& buffer, EndpointId id, v1::EndpointInfo& info) {
@@ -95,21 +117,6 @@ void FillEndpoint(const Buffer& buffer, EndpointId id, v1::EndpointInfo& info) {
   if (endpoint.closed) *info.mutable_closed() = ToProto(endpoint.reason);
   const size_t shown = std::min(endpoint.attachments.size(), kHoldersShownMax);
   for (size_t i = 0; i < shown; ++i) FillHolder(endpoint.attachments[i].who, *info.add_holders());
-}
-
-template <typename Stats>
-void FillLedger(const shm::Ledger& ledger, Stats& stats) {
-  stats.set_attempted_records(ledger.attempted_records);
-  stats.set_attempted_bytes(ledger.attempted_bytes);
-  stats.set_stored_records(ledger.stored_records);
-  stats.set_stored_bytes(ledger.stored_bytes);
-  for (size_t cause = 1; cause < shm::kLossCauses; ++cause) {
-    if (ledger.rejected_records[cause] == 0) continue;
-    v1::LossCount& count = *stats.add_rejected();
-    count.set_cause(static_cast<v1::LossCause>(cause));
-    count.set_records(ledger.rejected_records[cause]);
-    count.set_bytes(ledger.rejected_bytes[cause]);
-  }
 }
 
 }  // namespace
@@ -213,9 +220,13 @@ v1::BufferInfo ToProto(const Buffer& buffer, uint32_t broker_uid, EndpointId vie
 std::optional<v1::RingStats> RingStatsOf(Buffer& buffer, uint32_t region_index) {
   Region& region = buffer.regions()[region_index];
   MediatedRing* const ring = region.ring();
-  if (ring == nullptr) return std::nullopt;
+  if (ring == nullptr && region.direct() == nullptr) return std::nullopt;
   v1::RingStats stats;
+  if (region.direct() != nullptr) stats = DirectStatsOf(buffer, region);
   stats.set_region_index(region_index);
+  stats.set_discipline(region.spec().discipline);
+  if (ring == nullptr) return stats;
+  const MutexLock lock(ring->mutex.get());
   FillLedger(ring->ledger, stats);
   const shm::RingOccupancy occupancy = ring->writer.Occupancy();
   stats.set_consumed_records(occupancy.consumed_records);
@@ -224,6 +235,8 @@ std::optional<v1::RingStats> RingStatsOf(Buffer& buffer, uint32_t region_index) 
   stats.set_high_water_bytes(occupancy.high_water_bytes);
   stats.set_capacity_bytes(occupancy.capacity_bytes);
   stats.set_tail_violations(occupancy.tail_violations);
+  stats.set_overwritten_records(occupancy.overwritten_records);
+  stats.set_overwritten_bytes(occupancy.overwritten_bytes);
   for (const EndpointId endpoint : {EndpointId::kEp0, EndpointId::kEp1}) {
     if (!region.spec().access.For(endpoint).mediated_write()) continue;
     v1::WriterStats& writer = *stats.add_writers();

@@ -71,15 +71,28 @@ Daemon::Daemon(Options options, KernelFeatures features, std::unique_ptr<Runtime
                  .state_of = [this](const WatchScope& scope) { return StateOf(scope); },
                  .watchers_max = options_.limits.watchers_max}),
       event_feed_(event_log_, watchers_),
+      stats_watchers_({.loop = *loop_,
+                       .stats_of =
+                           [this](Koid koid, v1::GetStatsResponse& response) {
+                             Buffer* const buffer = registry_.Find(koid);
+                             if (buffer != nullptr) FillStats(*buffer, response);
+                             return buffer != nullptr;
+                           },
+                       .watchers_max = options_.limits.watchers_max}),
       mediator_(
           [this](const Buffer& buffer, uint32_t region_index) {
             attach_listener_->OnReadable(buffer, region_index);
           },
           [this](Koid shared_region) { watchers_.Strobe(shared_region); }),
+      ring_keeper_(
+          *loop_, registry_,
+          [this](AttachmentId attachment) { return attach_listener_->KillHolder(attachment); },
+          [this](const RingKeeper::Stall& stall) { OnStall(stall); }),
       grpc_service_({.loop = *loop_,
                      .registry = registry_,
                      .mediator = mediator_,
                      .watchers = watchers_,
+                     .stats_watchers = stats_watchers_,
                      .features = features_,
                      .attach_socket_path = runtime_dir_->attach_socket_path()}) {
   registry_.SetObserver(this);
@@ -95,12 +108,25 @@ Daemon::~Daemon() {
 
 absl::Status Daemon::StartServing() {
   IOB_ASSIGN_OR_RETURN(liveness_, Liveness::Create(*loop_, registry_));
+  IOB_ASSIGN_OR_RETURN(
+      mediator_pool_,
+      MediatorPool::Start(
+          options_.mediators,
+          {.loop = *loop_,
+           .registry = registry_,
+           .quota = quota_,
+           .on_readable = [this](Koid buffer, uint32_t index) { OnRecordsReadable(buffer, index); },
+           .on_updated = [this](Koid region) { watchers_.Strobe(region); }}));
   IOB_ASSIGN_OR_RETURN(shm::UniqueFd attach_socket,
                        runtime_dir_->Listen(runtime_dir_->attach_socket_path(), SOCK_SEQPACKET,
                                             static_cast<mode_t>(options_.socket_mode)));
-  IOB_ASSIGN_OR_RETURN(attach_listener_,
-                       AttachListener::Start(*loop_, registry_, mediator_, std::move(attach_socket),
-                                             options_.limits));
+  IOB_ASSIGN_OR_RETURN(attach_listener_, AttachListener::Start({.loop = *loop_,
+                                                                .registry = registry_,
+                                                                .mediator = mediator_,
+                                                                .mediator_pool = *mediator_pool_,
+                                                                .ring_keeper = ring_keeper_,
+                                                                .limits = options_.limits},
+                                                               std::move(attach_socket)));
   IOB_RETURN_IF_ERROR(StartGrpc());
   if (options_.admin_address == "off") return absl::OkStatus();
   IOB_ASSIGN_OR_RETURN(
@@ -143,6 +169,7 @@ void Daemon::BeginStop() {
   attach_listener_->StopAccepting();
   grpc_listener_->StopAccepting();
   watchers_.Stop();
+  stats_watchers_.Stop();
   stopper_ = std::thread([this] {
     if (auto* const health = grpc_server_->GetHealthCheckService()) health->SetServingStatus(false);
     grpc_server_->Shutdown(std::chrono::system_clock::now() + kGrpcDrain);
@@ -196,6 +223,8 @@ std::vector<prometheus::MetricFamily> Daemon::Collect() {
                          .grpc_listener = *grpc_listener_,
                          .liveness = *liveness_,
                          .watchers = watchers_,
+                         .mediator_pool = *mediator_pool_,
+                         .stalls = ring_keeper_.stalls(),
                          .endpoints_closed = endpoints_closed_});
 }
 
@@ -223,7 +252,9 @@ void Daemon::OnRevoke(AttachmentId attachment) { attach_listener_->OnRevoke(atta
 
 void Daemon::OnBufferGone(const BufferLabel& buffer) {
   liveness_->OnBufferGone(buffer.koid);
+  ring_keeper_.OnBufferGone(buffer.koid);
   event_feed_.BufferGone(buffer);
+  stats_watchers_.BufferGone(buffer.koid);
   LogInfo("buffer_gone", {{"buffer", absl::StrCat(buffer.koid)}});
 }
 
@@ -234,10 +265,26 @@ void Daemon::OnSignals(const BufferLabel& buffer, shm::EndpointId endpoint, uint
 
 void Daemon::OnOwnersLeft(Koid buffer) { liveness_->OnOwnersLeft(buffer); }
 
+void Daemon::OnRecordsReadable(Koid koid, uint32_t region_index) {
+  if (const Buffer* const buffer = registry_.Find(koid))
+    attach_listener_->OnReadable(*buffer, region_index);
+}
+
+void Daemon::OnStall(const RingKeeper::Stall& stall) {
+  LogWarn("producer_stalled", {{"buffer", absl::StrCat(stall.buffer.koid)},
+                               {"region", absl::StrCat(stall.region_index)},
+                               {"uid", absl::StrCat(stall.holder.uid)},
+                               {"pid", absl::StrCat(stall.holder.pid)},
+                               {"killed", stall.killed ? "yes" : "no"}});
+  event_feed_.ProducerStalled(stall.buffer, stall.endpoint, stall.region_index, stall.holder,
+                              stall.killed);
+}
+
 void Daemon::OnHandleGone(const Token& handle) { watchers_.HandleGone(handle); }
 
 void Daemon::OnBufferCreated(const BufferLabel& buffer, const HolderInfo& owner,
                              uint64_t memory_bytes) {
+  mediator_pool_->RefreshConsumers(buffer.koid);
   event_feed_.BufferCreated(buffer, owner, memory_bytes);
 }
 
@@ -248,6 +295,7 @@ void Daemon::OnBufferRenamed(const BufferLabel& buffer, const std::string& old_n
 void Daemon::OnAttached(const BufferLabel& buffer, shm::EndpointId endpoint,
                         const HolderInfo& holder) {
   event_feed_.EndpointAttached(buffer, endpoint, holder);
+  ring_keeper_.OnAttached(buffer.koid);
 }
 
 void Daemon::OnDetached(const BufferLabel& buffer, shm::EndpointId endpoint,

@@ -3,7 +3,8 @@
 //     options -> loop -> quota -> registry <-> liveness
 //                                    ^  ^----- mediator
 //                     attach_listener|  |grpc_service <- gRPC server <- grpc_listener
-//                                    |  |admin_http         '-- watchers <- event_feed
+//                                    |  |admin_http  |      '-- watchers <- event_feed
+//                                    |  |            '-- stats_watchers
 //
 // Stopping: no new connections; health says NOT_SERVING; a helper thread ends gRPC and HTTP while
 // the loop still answers them (grpc::Server::Shutdown would wait for ever on the loop thread); the
@@ -29,11 +30,14 @@
 #include "server/grpc_service.h"
 #include "server/liveness.h"
 #include "server/mediator.h"
+#include "server/mediator_pool.h"
 #include "server/options.h"
 #include "server/quota.h"
 #include "server/registry.h"
+#include "server/ring_keeper.h"
 #include "server/runtime_dir.h"
 #include "server/self_test.h"
+#include "server/stats_watchers.h"
 #include "server/watchers.h"
 
 namespace iob::server {
@@ -67,6 +71,7 @@ class Daemon final : public RegistryObserver {
   void OnBufferGone(const BufferLabel& buffer) override;
   void OnSignals(const BufferLabel& buffer, shm::EndpointId endpoint, uint32_t signals) override;
   void OnOwnersLeft(Koid buffer) override;
+  void OnRecordsReadable(Koid buffer, uint32_t region_index) override;
   void OnHandleGone(const Token& handle) override;
   void OnBufferCreated(const BufferLabel& buffer, const HolderInfo& owner,
                        uint64_t memory_bytes) override;
@@ -88,6 +93,7 @@ class Daemon final : public RegistryObserver {
   absl::StatusOr<WatchScope> ScopeOf(const Caller& caller, const Token& handle) const;
   WatchState StateOf(const WatchScope& scope);
   std::vector<prometheus::MetricFamily> Collect();
+  void OnStall(const RingKeeper::Stall& stall);
 
   const Options options_;
   const KernelFeatures features_;
@@ -98,13 +104,16 @@ class Daemon final : public RegistryObserver {
   EventLog event_log_;
   Watchers watchers_;
   EventFeed event_feed_;
+  StatsWatchers stats_watchers_;
   Mediator mediator_;
+  RingKeeper ring_keeper_;
   GrpcService grpc_service_;
   std::map<std::string, uint64_t> endpoints_closed_;
   Registration expiry_timer_;
   int64_t expiry_armed_ns_ = 0;
   std::unique_ptr<Liveness> liveness_;
   std::unique_ptr<AttachListener> attach_listener_;
+  std::unique_ptr<MediatorPool> mediator_pool_;  // Its threads end before what they call.
   std::unique_ptr<grpc::Server> grpc_server_;
   std::unique_ptr<GrpcListener> grpc_listener_;
   std::unique_ptr<AdminHttp> admin_;

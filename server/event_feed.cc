@@ -86,6 +86,16 @@ void EventFeed::SignalsChanged(const BufferLabel& buffer, shm::EndpointId endpoi
   Publish(std::move(event), buffer.owner_uid);
 }
 
+void EventFeed::ProducerStalled(const BufferLabel& buffer, shm::EndpointId endpoint,
+                                uint32_t region_index, const HolderInfo& holder, bool killed) {
+  v1::WatchEventsResponse event = About(buffer, endpoint);
+  v1::ProducerStalled& stalled = *event.mutable_stalled();
+  stalled.set_region_index(region_index);
+  *stalled.mutable_holder() = ToHolder(holder);
+  stalled.set_killed(killed);
+  Publish(std::move(event), buffer.owner_uid);
+}
+
 void EventFeed::RegionSignalsChanged(Koid shared_region, uint32_t owner_uid, uint32_t signals) {
   v1::WatchEventsResponse event = About(shared_region);
   event.mutable_signals()->set_signals(signals);

@@ -36,6 +36,10 @@ class EventFeed {
   // `signals`: all that are raised now.
   void SignalsChanged(const BufferLabel& buffer, shm::EndpointId endpoint, uint32_t signals);
 
+  // A producer of this region has stopped in the middle of a record.
+  void ProducerStalled(const BufferLabel& buffer, shm::EndpointId endpoint, uint32_t region_index,
+                       const HolderInfo& holder, bool killed);
+
   void RegionSignalsChanged(Koid shared_region, uint32_t owner_uid, uint32_t signals);
   void RegionGone(Koid shared_region, uint32_t owner_uid);
 

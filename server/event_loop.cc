@@ -184,6 +184,8 @@ void EventLoop::Run() {
     RunPosted();
     RunDueTimers();
   }
+  // For tests, which run a loop in turns with what they do to it.
+  quit_.store(false, std::memory_order_relaxed);
   RunPosted();
 }
 

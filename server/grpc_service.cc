@@ -33,6 +33,7 @@ GrpcService::GrpcService(Dependencies dependencies)
       registry_(dependencies.registry),
       mediator_(dependencies.mediator),
       watchers_(dependencies.watchers),
+      stats_watchers_(dependencies.stats_watchers),
       features_(dependencies.features),
       attach_socket_path_(std::move(dependencies.attach_socket_path)) {}
 
@@ -232,10 +233,7 @@ absl::Status GrpcService::DoWrite(const Caller& caller, const v1::WriteRequest& 
 absl::Status GrpcService::DoGetStats(const Caller& caller, const v1::GetStatsRequest& request,
                                      v1::GetStatsResponse& response) {
   IOB_ASSIGN_OR_RETURN(Buffer * buffer, FindBuffer(caller, request));
-  response.set_buffer_koid(buffer->koid());
-  for (uint32_t i = 0; i < buffer->regions().size(); ++i) {
-    if (auto stats = RingStatsOf(*buffer, i)) *response.add_rings() = *std::move(stats);
-  }
+  FillStats(*buffer, response);
   return absl::OkStatus();
 }
 
@@ -279,6 +277,18 @@ grpc::ServerWriteReactor<v1::WatchEventsResponse>* GrpcService::WatchEvents(
     grpc::CallbackServerContext* context, const v1::WatchEventsRequest* request) {
   return watchers_.Watch(context, request,
                          [this, peer = context->peer()] { return listener_->CallerOf(peer); });
+}
+
+StatsWatchers::Reactor* GrpcService::WatchStats(grpc::CallbackServerContext* context,
+                                                const v1::WatchStatsRequest* request) {
+  // Request and context live until the call is over, and so until this was asked.
+  return stats_watchers_.Watch(
+      context, request,
+      [this, request, peer = context->peer()]() -> absl::StatusOr<StatsWatchers::Subject> {
+        IOB_ASSIGN_OR_RETURN(const Caller caller, listener_->CallerOf(peer));
+        IOB_ASSIGN_OR_RETURN(const Buffer* const buffer, FindBuffer(caller, *request));
+        return StatsWatchers::Subject{.uid = caller.uid, .buffer = buffer->koid()};
+      });
 }
 
 // One line per method: which operation it is.

@@ -20,6 +20,7 @@
 #include "server/registry.h"
 #include "server/replay_cache.h"
 #include "server/self_test.h"
+#include "server/stats_watchers.h"
 #include "server/watchers.h"
 
 namespace iob::server {
@@ -32,6 +33,7 @@ class GrpcService final : public v1::BrokerService::CallbackService {
     Registry& registry;
     Mediator& mediator;
     Watchers& watchers;
+    StatsWatchers& stats_watchers;
     const KernelFeatures& features;
     std::string attach_socket_path;
   };
@@ -108,6 +110,8 @@ class GrpcService final : public v1::BrokerService::CallbackService {
                                        v1::AllocateIdResponse* response) override;
   grpc::ServerWriteReactor<v1::WatchEventsResponse>* WatchEvents(
       grpc::CallbackServerContext* context, const v1::WatchEventsRequest* request) override;
+  StatsWatchers::Reactor* WatchStats(grpc::CallbackServerContext* context,
+                                     const v1::WatchStatsRequest* request) override;
 
  private:
   template <typename Request, typename Response>
@@ -176,6 +180,7 @@ class GrpcService final : public v1::BrokerService::CallbackService {
   Registry& registry_;
   Mediator& mediator_;
   Watchers& watchers_;
+  StatsWatchers& stats_watchers_;
   const KernelFeatures& features_;
   const std::string attach_socket_path_;
   GrpcListener* listener_ = nullptr;

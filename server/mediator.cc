@@ -7,6 +7,8 @@
 #include "absl/strings/str_cat.h"
 #include "server/errors.h"
 #include "server/limits.h"
+#include "server/mutex_lock.h"
+#include "shm/futex.h"
 #include "shm/result.h"
 #include "shm/ring_layout.h"
 
@@ -27,6 +29,8 @@ LossCause CauseOf(AppendOutcome outcome) {
       return LossCause::kIntegrity;
     case AppendOutcome::kTooLarge:
       return LossCause::kTooLarge;
+    case AppendOutcome::kBudget:
+      return LossCause::kBudget;
     case AppendOutcome::kStored:
     case AppendOutcome::kFull:
       break;
@@ -47,6 +51,11 @@ absl::Status ErrorOf(AppendOutcome outcome, const Mediator::Target& target, size
     case AppendOutcome::kIntegrity:
       return MakeError(v1::ERROR_REASON_INTEGRITY,
                        "the consumer's tail cannot be; nothing was written");
+    case AppendOutcome::kBudget:
+      return MakeError(v1::ERROR_REASON_RING_FULL,
+                       absl::StrCat("a record of ", payload_bytes,
+                                    " bytes is beyond what this writer may have unread in the "
+                                    "ring; nothing was written"));
     case AppendOutcome::kTooLarge:
       break;
   }
@@ -126,18 +135,20 @@ absl::Status Mediator::Write(const Target& target, const Records& parts) {
     return BadArgument(
         "parts", absl::StrCat(parts.size(), ", at most ", shm::kRecordPartsMax, " are allowed"));
   }
+  const MutexLock lock(target.ring->mutex.get());
   joined_.clear();
   for (const std::string& part : parts) joined_.append(part);
   if (joined_.size() > shm::kRecordPayloadBytesMax) {
-    target.region->CountRejected(target.writer, LossCause::kTooLarge, joined_.size());
+    Reject(target, LossCause::kTooLarge, joined_.size());
     return BadArgument("parts", absl::StrCat("a record of ", joined_.size(), " bytes, at most ",
                                              shm::kRecordPayloadBytesMax, " are allowed"));
   }
-  const AppendOutcome outcome = target.ring->writer.Append(target.tag, BytesOf(joined_));
+  const AppendOutcome outcome =
+      target.region->Append(target.writer, target.tag, BytesOf(joined_), /*now_ns=*/0);
   if (outcome == AppendOutcome::kStored) {
     target.region->CountStored(target.writer, joined_.size());
   } else {
-    target.region->CountRejected(target.writer, CauseOf(outcome), joined_.size());
+    Reject(target, CauseOf(outcome), joined_.size());
   }
   Publish(target, outcome == AppendOutcome::kStored);
   return ErrorOf(outcome, target, joined_.size());
@@ -155,27 +166,30 @@ void Mediator::Progress::Lose(int index, LossCause cause) {
 
 bool Mediator::Continue(const Target& target, const Records& records, bool may_wait,
                         Progress& progress) {
-  shm::MediatedRingWriter& writer = target.ring->writer;
+  const MutexLock lock(target.ring->mutex.get());
+  const int64_t now_ns = target.ring->writer.options().stamped ? shm::MonotonicNs() : 0;
   // Nobody who waits is ahead of a batch that may wait: what is wanted so far is its own wish.
-  if (may_wait) EndWant(*target.ring);
+  if (may_wait) Want(*target.ring, 0);
   uint32_t told = progress.stored;
   for (; progress.next < records.size(); ++progress.next) {
     const std::string& record = records[progress.next];
-    AppendOutcome outcome = writer.Append(target.tag, BytesOf(record));
+    AppendOutcome outcome =
+        target.region->Append(target.writer, target.tag, BytesOf(record), now_ns);
     if (outcome == AppendOutcome::kFull && may_wait) {
       // The consumer must see what is there before it can make room. Then say what is wanted, and
       // look once more: it may have made the room before it could read the wish.
       Publish(target, std::exchange(told, progress.stored) != progress.stored);
-      writer.WantRoom(shm::RecordBytes(record.size()));
-      outcome = writer.Append(target.tag, BytesOf(record));
+      const uint64_t stamp_bytes = target.ring->writer.options().stamp_bytes();
+      Want(*target.ring, shm::RecordBytes(record.size() + stamp_bytes));
+      outcome = target.region->Append(target.writer, target.tag, BytesOf(record), now_ns);
       if (outcome == AppendOutcome::kFull) return false;
-      EndWant(*target.ring);
+      Want(*target.ring, 0);
     }
     if (outcome == AppendOutcome::kStored) {
       target.region->CountStored(target.writer, record.size());
       progress.stored += 1;
     } else {
-      target.region->CountRejected(target.writer, CauseOf(outcome), record.size());
+      Reject(target, CauseOf(outcome), record.size());
       progress.Lose(progress.next, CauseOf(outcome));
     }
   }
@@ -185,13 +199,28 @@ bool Mediator::Continue(const Target& target, const Records& records, bool may_w
 
 void Mediator::GiveUp(const Target& target, const Records& records, LossCause cause,
                       Progress& progress) {
+  const MutexLock lock(target.ring->mutex.get());
   // If somebody else waits, he is asked next, and wishes again.
-  EndWant(*target.ring);
+  Want(*target.ring, 0);
   for (; progress.next < records.size(); ++progress.next) {
-    target.region->CountRejected(target.writer, cause, records[progress.next].size());
+    Reject(target, cause, records[progress.next].size());
     progress.Lose(progress.next, cause);
   }
   Publish(target, /*stored=*/false);
+}
+
+void Mediator::Want(MediatedRing& ring, uint64_t room_bytes) {
+  ring.Want(MediatedRing::Waiter::kConnections, room_bytes);
+}
+
+void Mediator::EndWant(MediatedRing& ring) {
+  const MutexLock lock(ring.mutex.get());
+  Want(ring, 0);
+}
+
+void Mediator::Reject(const Target& target, LossCause cause, uint64_t payload_bytes) {
+  target.region->CountRejected(target.writer, cause, payload_bytes);
+  target.ring->writer.NoteRejected(1, payload_bytes);
 }
 
 void Mediator::Publish(const Target& target, bool stored) {

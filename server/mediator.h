@@ -83,9 +83,12 @@ class Mediator {
               Progress& progress);
 
   // Nobody waits for room in this ring any more.
-  static void EndWant(MediatedRing& ring) { ring.writer.WantRoom(0); }
+  static void EndWant(MediatedRing& ring);
 
  private:
+  // With the ring's mutex held.
+  static void Want(MediatedRing& ring, uint64_t room_bytes);
+  static void Reject(const Target& target, shm::LossCause cause, uint64_t payload_bytes);
   // `stored`: records were, since the last time.
   void Publish(const Target& target, bool stored);
   OnReadable on_readable_;

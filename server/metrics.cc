@@ -12,6 +12,7 @@
 #include "iob/v1/types.pb.h"
 #include "server/descriptors.h"
 #include "server/errors.h"
+#include "server/mutex_lock.h"
 #include "shm/mapping.h"
 
 namespace iob::server {
@@ -68,6 +69,12 @@ struct RingRow {
     occupancy.capacity_bytes += now.capacity_bytes;
     occupancy.tail_violations += now.tail_violations;
     occupancy.high_water_bytes += now.high_water_bytes;
+    occupancy.overwritten_records += now.overwritten_records;
+    occupancy.overwritten_bytes += now.overwritten_bytes;
+  }
+  void Add(MediatedRing& ring) {
+    const MutexLock lock(ring.mutex.get());
+    Add(ring.ledger, ring.writer.Occupancy());
   }
 };
 
@@ -81,6 +88,7 @@ std::vector<RingRow> CollectRings(Registry& registry) {
   RingRow other{
       .buffer = "other", .region = "", .ledger = registry.retired().ledger, .occupancy = {}};
   other.occupancy.consumed_records = registry.retired().consumed_records;
+  other.occupancy.overwritten_records = registry.retired().overwritten_records;
   size_t shown = 0;
   for (const auto& [koid, buffer] : registry.buffers()) {
     const bool show = shown++ < kBuffersShownMax;
@@ -89,14 +97,14 @@ std::vector<RingRow> CollectRings(Registry& registry) {
       // A shared region has a row of its own.
       if (ring == nullptr || buffer->regions()[i].shared() != nullptr) continue;
       if (!show) {
-        other.Add(ring->ledger, ring->writer.Occupancy());
+        other.Add(*ring);
         continue;
       }
       RingRow row{.buffer = buffer->name().empty() ? absl::StrCat("#", koid) : buffer->name(),
                   .region = absl::StrCat(i),
                   .ledger = {},
                   .occupancy = {}};
-      row.Add(ring->ledger, ring->writer.Occupancy());
+      row.Add(*ring);
       rows.push_back(std::move(row));
     }
   }
@@ -104,12 +112,12 @@ std::vector<RingRow> CollectRings(Registry& registry) {
     MediatedRing* const ring = region->ring();
     if (ring == nullptr) continue;
     if (shown++ >= kBuffersShownMax) {
-      other.Add(ring->ledger, ring->writer.Occupancy());
+      other.Add(*ring);
       continue;
     }
     RingRow row{
         .buffer = absl::StrCat("shared#", koid), .region = "", .ledger = {}, .occupancy = {}};
-    row.Add(ring->ledger, ring->writer.Occupancy());
+    row.Add(*ring);
     rows.push_back(std::move(row));
   }
   rows.push_back(std::move(other));
@@ -133,6 +141,8 @@ void AddRing(const RingRow& row, Families& out) {
   count("iob_ring_stored_bytes_total", "Their payload bytes.", ledger.stored_bytes);
   count("iob_ring_consumed_records_total", "Records that the consumer released.",
         now.consumed_records);
+  count("iob_ring_overwritten_records_total", "Records that made room before they were released.",
+        now.overwritten_records);
   for (size_t cause = 1; cause < shm::kLossCauses; ++cause) {
     Labels with_cause = labels;
     with_cause.push_back({"cause", CauseName(cause)});
@@ -196,6 +206,18 @@ void AddConnections(const MetricSources& sources, Families& out) {
               static_cast<double>(sources.loop.posts_refused()));
 }
 
+void AddMediators(const MetricSources& sources, Families& out) {
+  out.Gauge("iob_submission_queues", "Submission queues open.",
+            static_cast<double>(sources.mediator_pool.queue_count()));
+  out.Counter("iob_submission_entries_total", "Entries of submission queues decided.",
+              static_cast<double>(sources.mediator_pool.entries_served()));
+  out.Counter("iob_mediator_sleeps_total", "Times that a mediator thread had nothing to do.",
+              static_cast<double>(sources.mediator_pool.sleeps()));
+  out.Counter("iob_producers_stalled_total",
+              "Producers found stopped in the middle of a record of a shared reserve ring.",
+              static_cast<double>(sources.stalls));
+}
+
 void AddProcess(Families& out) {
   rusage usage = {};
   ::getrusage(RUSAGE_SELF, &usage);
@@ -223,6 +245,7 @@ std::vector<MetricFamily> CollectMetrics(const MetricSources& sources) {
   AddObjects(sources, out);
   for (const RingRow& row : CollectRings(sources.registry)) AddRing(row, out);
   AddConnections(sources, out);
+  AddMediators(sources, out);
   AddProcess(out);
   return std::move(out).Take();
 }

@@ -16,6 +16,7 @@
 #include "server/event_loop.h"
 #include "server/grpc_listener.h"
 #include "server/liveness.h"
+#include "server/mediator_pool.h"
 #include "server/quota.h"
 #include "server/registry.h"
 #include "server/watchers.h"
@@ -32,6 +33,8 @@ struct MetricSources {
   const GrpcListener& grpc_listener;
   const Liveness& liveness;
   const Watchers& watchers;
+  const MediatorPool& mediator_pool;
+  uint64_t stalls;                                          // Of producers.
   const std::map<std::string, uint64_t>& endpoints_closed;  // By reason.
 };
 

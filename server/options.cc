@@ -73,6 +73,11 @@ void AddServingFlags(CLI::App& app, Options& options, std::string& socket_mode) 
       ->default_str("info");
   app.add_flag("--log-json,!--log-text", options.log_json,
                "Log format; default: text on a terminal, else JSON");
+  app.add_option("--mediators", options.mediators,
+                 "Threads that append records from submission queues; each ring is on one of them")
+      ->envname("IOBD_MEDIATORS")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
 }
 
 void AddMemoryFlags(CLI::App& app, Limits& limits) {

@@ -25,6 +25,7 @@ struct Options {
   unsigned socket_mode = 0666;
   LogLevel log_level = LogLevel::kInfo;
   bool log_json = false;
+  size_t mediators = 1;  // Threads that serve submission queues.
   Limits limits;
 };
 

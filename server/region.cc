@@ -2,11 +2,13 @@
 
 #include <fcntl.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "server/errors.h"
+#include "server/limits.h"
 #include "shm/check.h"
 #include "shm/mapping.h"
 #include "shm/result.h"
@@ -67,7 +69,49 @@ absl::Status CheckIdAllocator(const RegionSpec& spec, size_t index) {
   return absl::OkStatus();
 }
 
+shm::RingOptions RingOptionsOf(const v1::MediatedRingOptions& mediated) {
+  shm::RingOptions options{.policy = shm::RingPolicy::kDropNew,
+                           .gap_records = mediated.gap_records(),
+                           .stamped = mediated.stamped(),
+                           .followers = mediated.followers()};
+  if (mediated.policy() == v1::RING_POLICY_OVERWRITE_OLDEST)
+    options.policy = shm::RingPolicy::kOverwriteOldest;
+  if (mediated.policy() == v1::RING_POLICY_BLOCK) options.policy = shm::RingPolicy::kBlock;
+  return options;
+}
+
+shm::BudgetLimits BudgetOf(const v1::MediatedRingOptions& mediated) {
+  return {.records_max = mediated.writer_records_max(), .bytes_max = mediated.writer_bytes_max()};
+}
+
+absl::Status CheckMediatedOptions(const RegionSpec& spec, size_t index) {
+  const v1::MediatedRingOptions& mediated = spec.mediated;
+  if (!v1::RingPolicy_IsValid(mediated.policy()))
+    return BadRegion(index, "mediated_ring.policy is unknown");
+  const bool blocks = mediated.policy() == v1::RING_POLICY_BLOCK;
+  if (blocks != (mediated.block_ms() != 0)) {
+    return BadRegion(index,
+                     "mediated_ring.block_ms goes with policy BLOCK, and must be given then");
+  }
+  if (mediated.block_ms() > kWriteWaitMsMax) {
+    return BadRegion(index, absl::StrCat("mediated_ring.block_ms: ", mediated.block_ms(),
+                                         ", at most ", kWriteWaitMsMax, " are allowed"));
+  }
+  if (mediated.gap_records() && spec.tag == shm::kGapTag)
+    return BadRegion(index, "tag: 2^64 - 1 marks gap records");
+  if (spec.type == v1::REGION_TYPE_SHARED && mediated.ByteSizeLong() != 0)
+    return BadRegion(index, "mediated_ring: a shared region's ring was made with its object");
+  constexpr uint64_t kBudgetRecordsMax = uint64_t{1} << 24;
+  if (mediated.writer_records_max() > kBudgetRecordsMax) {
+    return BadRegion(
+        index, absl::StrCat("mediated_ring.writer_records_max: ", mediated.writer_records_max(),
+                            ", at most ", kBudgetRecordsMax, " are allowed"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckMediatedRing(const RegionSpec& spec, size_t index) {
+  IOB_RETURN_IF_ERROR(CheckMediatedOptions(spec, index));
   const auto layout = shm::RingLayout::ForRegion(spec.size_bytes);
   if (!layout.ok()) {
     return absl::IsOutOfRange(layout.status())
@@ -77,7 +121,52 @@ absl::Status CheckMediatedRing(const RegionSpec& spec, size_t index) {
   return absl::OkStatus();
 }
 
-absl::Status CheckDiscipline(const RegionSpec& spec, size_t index) {
+// One endpoint writes, the other reads: in these rings the roles follow from the access bits.
+absl::Status CheckDirectAccess(const RegionSpec& spec, size_t index) {
+  if (spec.type == v1::REGION_TYPE_SHARED) {
+    return BadRegion(index,
+                     absl::StrCat("a region of discipline ", v1::Discipline_Name(spec.discipline),
+                                  " cannot be shared between buffers"));
+  }
+  if (spec.access.any_mediated()) {
+    return BadRegion(index, "its records do not pass through the broker; drop the mediated bits");
+  }
+  const RegionRights ep0 = spec.access.For(EndpointId::kEp0);
+  const RegionRights ep1 = spec.access.For(EndpointId::kEp1);
+  if (ep0.map_write() != ep1.map_write() && ep0.map_read() && ep1.map_read())
+    return absl::OkStatus();
+  return BadRegion(index, absl::StrCat("access_bits ", spec.access.bits(),
+                                       ": one endpoint must map-read and map-write, and so "
+                                       "produce, the other one only map-read, and so consume"));
+}
+
+absl::Status CheckDirect(RegionSpec& spec, size_t index) {
+  IOB_RETURN_IF_ERROR(CheckDirectAccess(spec, index));
+  DirectRingSpec direct = DirectSpecOf(spec);
+  const absl::Status checked = CheckDirectRing(direct);
+  if (absl::IsOutOfRange(checked)) {
+    return MakeError(v1::ERROR_REASON_OUT_OF_RANGE,
+                     absl::StrCat("regions[", index, "]: ", checked.message()));
+  }
+  if (!checked.ok()) return BadRegion(index, checked.message());
+  spec.size_bytes = shm::RoundUpToPages(direct.size_bytes);
+  if (spec.discipline == v1::DISCIPLINE_RESERVE_RING) spec.reserve = direct.reserve;
+  spec.slot_value_bytes = direct.slot_value_bytes;
+  return absl::OkStatus();
+}
+
+absl::Status CheckOptions(const RegionSpec& spec, size_t index) {
+  if (spec.reserve && spec.discipline != v1::DISCIPLINE_RESERVE_RING)
+    return BadRegion(index, "reserve_ring is for reserve rings");
+  if (spec.mediated.ByteSizeLong() != 0 && spec.discipline != v1::DISCIPLINE_MEDIATED_RING)
+    return BadRegion(index, "mediated_ring is for mediated rings");
+  if (spec.slot_value_bytes != 0 && spec.discipline != v1::DISCIPLINE_SLOT)
+    return BadRegion(index, "slot_value_bytes is for slots");
+  return absl::OkStatus();
+}
+
+absl::Status CheckDiscipline(RegionSpec& spec, size_t index) {
+  IOB_RETURN_IF_ERROR(CheckOptions(spec, index));
   if (spec.interned_blobs_max != 0 && spec.discipline != v1::DISCIPLINE_ID_ALLOCATOR)
     return BadRegion(index, "interned_blobs_max is for id allocators");
   switch (spec.discipline) {
@@ -90,9 +179,7 @@ absl::Status CheckDiscipline(const RegionSpec& spec, size_t index) {
     case v1::DISCIPLINE_RESERVE_RING:
     case v1::DISCIPLINE_BROADCAST:
     case v1::DISCIPLINE_SLOT:
-      return MakeError(v1::ERROR_REASON_UNSUPPORTED,
-                       absl::StrCat("regions[", index, "]: discipline ",
-                                    v1::Discipline_Name(spec.discipline), " is not offered yet"));
+      return CheckDirect(spec, index);
     case v1::DISCIPLINE_UNSPECIFIED:
     case v1::Discipline_INT_MIN_SENTINEL_DO_NOT_USE_:
     case v1::Discipline_INT_MAX_SENTINEL_DO_NOT_USE_:
@@ -155,17 +242,28 @@ absl::Status ResolvePrivate(RegionSpec& spec, size_t index, const Limits& limits
 
 }  // namespace
 
+DirectRingSpec DirectSpecOf(const RegionSpec& spec) {
+  return {.discipline = spec.discipline,
+          .size_bytes = spec.size_bytes,
+          .reserve = spec.reserve.value_or(v1::ReserveRingOptions()),
+          .slot_value_bytes = spec.slot_value_bytes};
+}
+
 absl::Status SealAgainstSeals(const shm::SealedMemfd& memfd) {
   if (::fcntl(memfd.fd(), F_ADD_SEALS, F_SEAL_SEAL) != 0)
     return shm::ErrnoStatus(errno, "F_ADD_SEALS SEAL of a section");
   return absl::OkStatus();
 }
 
-absl::StatusOr<MediatedRing> MakeMediatedRing(uint64_t size_bytes) {
+absl::StatusOr<MediatedRing> MakeMediatedRing(uint64_t size_bytes,
+                                              const shm::RingOptions& options) {
   IOB_ASSIGN_OR_RETURN(const shm::RingLayout layout, shm::RingLayout::ForRegion(size_bytes));
-  IOB_ASSIGN_OR_RETURN(shm::MediatedRingWriter writer, shm::MediatedRingWriter::Create(layout));
+  IOB_ASSIGN_OR_RETURN(shm::MediatedRingWriter writer,
+                       shm::MediatedRingWriter::Create(layout, options));
   IOB_RETURN_IF_ERROR(SealAgainstSeals(writer.head_memfd()));
-  return MediatedRing{.writer = std::move(writer), .ledger = {}};
+  if (writer.follow_memfd() != nullptr)
+    IOB_RETURN_IF_ERROR(SealAgainstSeals(*writer.follow_memfd()));
+  return MediatedRing{.writer = std::move(writer)};
 }
 
 absl::StatusOr<RegionSpec> ValidateRegionSpec(RegionSpec spec, size_t index, const Limits& limits,
@@ -192,13 +290,32 @@ absl::StatusOr<RegionSpec> ValidateRegionSpec(RegionSpec spec, size_t index, con
 
 uint64_t SectionsOf(const RegionSpec& spec) {
   if (spec.shared != nullptr || spec.size_bytes == 0) return 0;
-  return spec.discipline == v1::DISCIPLINE_MEDIATED_RING ? 2 : 1;
+  if (spec.direct()) return DirectRingSections(DirectSpecOf(spec));
+  if (spec.discipline != v1::DISCIPLINE_MEDIATED_RING) return 1;
+  return spec.mediated.followers() ? 3 : 2;
 }
+
+namespace {
+
+// What a writer's budget remembers: 16 bytes for each record that it may have in the ring.
+uint64_t BudgetBytes(const RegionSpec& spec) {
+  const uint64_t by_bytes = spec.mediated.writer_bytes_max() / shm::kRecordHeaderBytes;
+  const uint64_t by_records = spec.mediated.writer_records_max();
+  uint64_t records = std::max(by_bytes, by_records);
+  if (by_bytes != 0 && by_records != 0) records = std::min(by_bytes, by_records);
+  return 16 * std::min(records, spec.size_bytes / shm::kRecordHeaderBytes);
+}
+
+}  // namespace
 
 uint64_t MemoryBytesFor(const RegionSpec& spec) {
   if (spec.shared != nullptr) return 0;
+  if (spec.direct()) return DirectRingMemoryBytes(DirectSpecOf(spec));
   // A ring's ledger page comes on top of the region, and so does what interning remembers.
-  if (spec.discipline == v1::DISCIPLINE_MEDIATED_RING) return spec.size_bytes + shm::PageBytes();
+  if (spec.discipline == v1::DISCIPLINE_MEDIATED_RING) {
+    const uint64_t extra_pages = spec.mediated.followers() ? 2 : 1;
+    return spec.size_bytes + extra_pages * shm::PageBytes() + 2 * BudgetBytes(spec);
+  }
   return spec.size_bytes + spec.interned_blobs_max * sizeof(shm::InternTable::Entry);
 }
 
@@ -207,8 +324,13 @@ absl::StatusOr<Region> Region::Create(const RegionSpec& spec, Koid koid) {
     return Region(spec, spec.shared->koid(), spec.shared->NewUserNumber(), std::monostate());
   }
   if (spec.discipline == v1::DISCIPLINE_MEDIATED_RING) {
-    IOB_ASSIGN_OR_RETURN(MediatedRing ring, MakeMediatedRing(spec.size_bytes));
-    return Region(spec, koid, 0, std::move(ring));
+    IOB_ASSIGN_OR_RETURN(MediatedRing ring,
+                         MakeMediatedRing(spec.size_bytes, RingOptionsOf(spec.mediated)));
+    const shm::RingLayout layout = ring.writer.layout();
+    Region region(spec, koid, 0, std::move(ring));
+    for (shm::WriterBudget& budget : region.budgets_)
+      budget = shm::WriterBudget(BudgetOf(spec.mediated), layout);
+    return region;
   }
   if (spec.discipline == v1::DISCIPLINE_ID_ALLOCATOR) {
     IOB_ASSIGN_OR_RETURN(const shm::IdAllocatorLayout layout,
@@ -223,6 +345,11 @@ absl::StatusOr<Region> Region::Create(const RegionSpec& spec, Koid koid) {
         shm::IdAllocatorSealedWriter::Create(layout, {.interned_max = spec.interned_blobs_max}));
     return Region(spec, koid, 0, SealedIds{.writer = std::move(writer)});
   }
+  if (spec.direct()) {
+    IOB_ASSIGN_OR_RETURN(std::unique_ptr<DirectRing> direct,
+                         DirectRing::Create(DirectSpecOf(spec)));
+    return Region(spec, koid, 0, std::move(direct));
+  }
   PlainMemory memory;
   if (spec.size_bytes != 0) {
     IOB_ASSIGN_OR_RETURN(shm::Memfd fresh, shm::Memfd::Create("iob-region"));
@@ -234,6 +361,18 @@ absl::StatusOr<Region> Region::Create(const RegionSpec& spec, Koid koid) {
 
 MediatedRing* Region::ring() {
   return spec_.shared != nullptr ? spec_.shared->ring() : std::get_if<MediatedRing>(&memory_);
+}
+
+shm::AppendOutcome Region::Append(EndpointId writer, uint64_t tag,
+                                  std::span<const std::byte> payload, int64_t now_ns) {
+  return RecordSink{
+      .writer = &ring()->writer, .budget = &budget_of(writer), .tag = tag, .now_ns = now_ns}
+      .Append(payload);
+}
+
+void Region::Count(EndpointId endpoint, const shm::Ledger& more) {
+  ring()->ledger.Add(more);
+  by_endpoint_[static_cast<size_t>(endpoint)].Add(more);
 }
 
 void Region::CountStored(EndpointId endpoint, uint64_t bytes) {
@@ -262,14 +401,57 @@ absl::StatusOr<uint32_t> Region::AllocateId(std::span<const std::byte> blob) {
   return MakeError(reason, absl::StrCat("a blob of ", blob.size(), " bytes: ", status.message()));
 }
 
-std::vector<SectionPlan> Region::SectionsFor(RegionRights rights) const {
+bool Region::Reads(RegionRights rights) const {
+  if (direct() != nullptr) return rights.map_read() && !rights.map_write();
+  return ring() != nullptr &&
+         (rights.map_write() || (spec_.mediated.followers() && rights.map_read()));
+}
+
+absl::StatusOr<std::optional<uint32_t>> Region::TakeOwner(RegionRights rights, uint32_t uid,
+                                                          EndpointId endpoint,
+                                                          uint32_t grant_number) {
+  if (!rights.map_write()) return std::optional<uint32_t>();
+  if (SharedIds* const ids = shared_ids()) {
+    IOB_ASSIGN_OR_RETURN(const shm::IdOwner owner, ids->Take(GrantRangeOf(endpoint), grant_number));
+    return std::optional<uint32_t>(owner);
+  }
+  if (DirectRing* const ring = direct()) {
+    IOB_ASSIGN_OR_RETURN(const uint32_t seat,
+                         ring->Take(uid, GrantRangeOf(endpoint), grant_number));
+    return std::optional<uint32_t>(seat);
+  }
+  return std::optional<uint32_t>();
+}
+
+void Region::LeaveOwner(uint32_t owner) {
+  if (SharedIds* const ids = shared_ids()) ids->Leave(static_cast<shm::IdOwner>(owner));
+  if (DirectRing* const ring = direct()) ring->Leave(owner);
+}
+
+bool Region::ReapOwners() {
+  if (SharedIds* const ids = shared_ids()) return ids->Reap();
+  if (DirectRing* const ring = direct()) return ring->Reap();
+  return true;
+}
+
+std::vector<SectionPlan> Region::SectionsFor(RegionRights rights,
+                                             std::optional<uint32_t> owner) const {
   if (!rights.may_map()) return {};
+  if (const DirectRing* const ring = direct()) {
+    return owner ? ring->ProducerSections(*owner) : ring->ConsumerSections();
+  }
   const FdMode mode = rights.map_write() ? FdMode::kReadWrite : FdMode::kReadOnly;
   if (const MediatedRing* mediated = ring()) {
-    return {{.kind = v1::SECTION_KIND_HEAD, .memfd = &mediated->writer.head_memfd(), .mode = mode},
-            {.kind = v1::SECTION_KIND_DATA,
-             .memfd = &mediated->writer.data_memfd(),
-             .mode = FdMode::kReadOnly}};
+    std::vector<SectionPlan> plans = {
+        {.kind = v1::SECTION_KIND_HEAD, .memfd = &mediated->writer.head_memfd(), .mode = mode},
+        {.kind = v1::SECTION_KIND_DATA,
+         .memfd = &mediated->writer.data_memfd(),
+         .mode = FdMode::kReadOnly}};
+    if (const shm::SealedMemfd* const follow = mediated->writer.follow_memfd()) {
+      plans.push_back(
+          {.kind = v1::SECTION_KIND_FOLLOW, .memfd = follow, .mode = FdMode::kReadWrite});
+    }
+    return plans;
   }
   const auto sections = Sections();
   if (sections.empty()) return {};
@@ -278,8 +460,13 @@ std::vector<SectionPlan> Region::SectionsFor(RegionRights rights) const {
 
 std::vector<const shm::SealedMemfd*> Region::Sections() const {
   if (const MediatedRing* mediated = ring()) {
-    return {&mediated->writer.head_memfd(), &mediated->writer.data_memfd()};
+    std::vector<const shm::SealedMemfd*> sections = {&mediated->writer.head_memfd(),
+                                                     &mediated->writer.data_memfd()};
+    if (mediated->writer.follow_memfd() != nullptr)
+      sections.push_back(mediated->writer.follow_memfd());
+    return sections;
   }
+  if (const DirectRing* const direct_ring = direct()) return direct_ring->Sections();
   if (const SealedIds* sealed = sealed_ids()) return {&sealed->writer.memfd()};
   if (const SharedIds* shared = shared_ids()) return {&shared->memfd()};
   const auto& data = std::get<PlainMemory>(memory_).data;
@@ -292,7 +479,10 @@ v1::Enforcement Region::EnforcementFor(RegionRights rights, uint32_t holder_uid,
   if (!rights.may_map()) return v1::ENFORCEMENT_MEDIATED;
   // With both map rights there is nothing to withhold in plain memory; a ring's consumer is kept
   // from its data by the seal, and owns HEAD. Ids that only the broker writes are sealed.
-  if (rights.map_write() || sealed_ids() != nullptr) return v1::ENFORCEMENT_SEALED;
+  // The same goes for the writer of a broadcast or slot; the producer of a reserve ring has the
+  // consumer's word withheld from it.
+  const bool withheld = spec_.discipline == v1::DISCIPLINE_RESERVE_RING;
+  if ((rights.map_write() && !withheld) || sealed_ids() != nullptr) return v1::ENFORCEMENT_SEALED;
   // Read-only on a section that somebody else writes through a descriptor of his own (HEAD, or
   // plain memory): only file modes keep this holder from reopening it.
   const bool modes_bind = holder_uid != 0 && holder_uid != broker_uid;

@@ -8,21 +8,27 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <optional>
+#include <span>
+#include <utility>
 #include <variant>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "iob/v1/types.pb.h"
+#include "server/direct_ring.h"
 #include "server/holder.h"
 #include "server/limits.h"
 #include "server/region_memory.h"
+#include "server/section_plan.h"
 #include "server/shared_region.h"
 #include "server/token.h"
 #include "shm/access.h"
 #include "shm/grant_lock.h"
 #include "shm/memfd.h"
+#include "shm/writer_budget.h"
 
 namespace iob::server {
 
@@ -38,15 +44,20 @@ struct RegionSpec {
   std::optional<Token> shared_handle = std::nullopt;
   size_t malformed_handle_bytes = 0;  // Length of a shared_region that is no handle at all.
   uint32_t interned_blobs_max = 0;
+  v1::MediatedRingOptions mediated = {};
+  std::optional<v1::ReserveRingOptions> reserve = std::nullopt;
+  uint64_t slot_value_bytes = 0;
   SharedRegion* shared = nullptr;
+
+  // Reserve ring, broadcast, slot.
+  bool direct() const {
+    return discipline == v1::DISCIPLINE_RESERVE_RING || discipline == v1::DISCIPLINE_BROADCAST ||
+           discipline == v1::DISCIPLINE_SLOT;
+  }
 };
 
-// One descriptor that an endpoint is to get.
-struct SectionPlan {
-  v1::SectionKind kind = v1::SECTION_KIND_UNSPECIFIED;
-  const shm::SealedMemfd* memfd = nullptr;
-  shm::FdMode mode = shm::FdMode::kReadOnly;
-};
+// Of a direct ring.
+DirectRingSpec DirectSpecOf(const RegionSpec& spec);
 
 class Region {
  public:
@@ -68,8 +79,39 @@ class Region {
   const SharedIds* shared_ids() const { return std::get_if<SharedIds>(&memory_); }
   SealedIds* sealed_ids() { return std::get_if<SealedIds>(&memory_); }
   const SealedIds* sealed_ids() const { return std::get_if<SealedIds>(&memory_); }
+  DirectRing* direct() { return const_cast<DirectRing*>(std::as_const(*this).direct()); }
+  const DirectRing* direct() const {
+    const auto* const ring = std::get_if<std::unique_ptr<DirectRing>>(&memory_);
+    return ring == nullptr ? nullptr : ring->get();
+  }
+
+  // Whether this endpoint is the one that writes a direct ring, if its handle lets it.
+  bool Produces(shm::EndpointId endpoint) const {
+    return direct() != nullptr && spec_.access.For(endpoint).map_write();
+  }
+  // Whether an endpoint with these rights takes records out of this region's ring, or follows it.
+  bool Reads(shm::RegionRights rights) const;
+
+  // The number under which an attachment of `uid` writes by itself: an id owner, or a seat in a
+  // direct ring. Nothing when it does not. RESOURCE_EXHAUSTED / QUOTA.
+  absl::StatusOr<std::optional<uint32_t>> TakeOwner(shm::RegionRights rights, uint32_t uid,
+                                                    shm::EndpointId endpoint,
+                                                    uint32_t grant_number);
+  // Its attachment is over.
+  void LeaveOwner(uint32_t owner);
+  // Settles what owners left unfinished. True when nothing is left to settle.
+  bool ReapOwners();
+
+  // Of a mediated ring, whose mutex is held: what one endpoint may still have in it.
+  shm::WriterBudget& budget_of(shm::EndpointId endpoint) {
+    return budgets_[static_cast<size_t>(endpoint)];
+  }
+  // A record as one endpoint writes it; counts nothing.
+  shm::AppendOutcome Append(shm::EndpointId writer, uint64_t tag,
+                            std::span<const std::byte> payload, int64_t now_ns);
 
   // The ring's books are the sum over all its writers; these are this buffer's share of them.
+  void Count(shm::EndpointId endpoint, const shm::Ledger& more);
   void CountStored(shm::EndpointId endpoint, uint64_t bytes);
   void CountRejected(shm::EndpointId endpoint, shm::LossCause cause, uint64_t bytes);
   const shm::Ledger& ledger_of(shm::EndpointId endpoint) const {
@@ -79,8 +121,9 @@ class Region {
   // Stores a blob on behalf of an endpoint. REGION_FULL, INTEGRITY, BUSY.
   absl::StatusOr<uint32_t> AllocateId(std::span<const std::byte> blob);
 
-  // In address order; empty without a map right.
-  std::vector<SectionPlan> SectionsFor(shm::RegionRights rights) const;
+  // In address order; empty without a map right. `owner`: as TakeOwner gave it.
+  std::vector<SectionPlan> SectionsFor(shm::RegionRights rights,
+                                       std::optional<uint32_t> owner = std::nullopt) const;
   // All sections, for asking whether grants are held.
   std::vector<const shm::SealedMemfd*> Sections() const;
   // Where the locks of an endpoint's grants are.
@@ -95,7 +138,8 @@ class Region {
 
  private:
   // The last one: the memory is the shared region's.
-  using Memory = std::variant<PlainMemory, MediatedRing, SealedIds, SharedIds, std::monostate>;
+  using Memory = std::variant<PlainMemory, MediatedRing, SealedIds, SharedIds,
+                              std::unique_ptr<DirectRing>, std::monostate>;
   Region(const RegionSpec& spec, Koid koid, uint64_t user, Memory memory)
       : spec_(spec), koid_(koid), user_(user), memory_(std::move(memory)) {}
 
@@ -104,6 +148,23 @@ class Region {
   uint64_t user_;
   Memory memory_;
   std::array<shm::Ledger, 2> by_endpoint_;
+  std::array<shm::WriterBudget, 2> budgets_;
+};
+
+// One endpoint's way into a ring, found once per batch.
+struct RecordSink {
+  shm::MediatedRingWriter* writer = nullptr;
+  shm::WriterBudget* budget = nullptr;
+  uint64_t tag = 0;
+  int64_t now_ns = 0;  // For stamps.
+
+  shm::AppendOutcome Append(std::span<const std::byte> payload) const {
+    if (!budget->Admit(*writer, payload.size())) [[unlikely]]
+      return shm::AppendOutcome::kBudget;
+    const shm::AppendOutcome outcome = writer->Append(tag, payload, now_ns);
+    if (outcome == shm::AppendOutcome::kStored) budget->Charge(*writer, payload.size());
+    return outcome;
+  }
 };
 
 // The shared region that a handle leads to: BAD_HANDLE, WRONG_OBJECT.

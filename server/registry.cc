@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "server/errors.h"
+#include "server/mutex_lock.h"
 #include "server/policy.h"
 #include "shm/check.h"
 #include "shm/mapping.h"
@@ -321,9 +322,9 @@ void Registry::EndAttachment(AttachmentId id, CloseReason reason) {
   endpoint.reason = reason;
   Emit([label = LabelOf(*attachment.buffer), ep = attachment.endpoint, holder = attachment.holder,
         reason](RegistryObserver& observer) { observer.OnDetached(label, ep, holder, reason); });
-  for (const IdOwnerOf& of : attachment.id_owners)
-    attachment.buffer->regions()[of.region_index].shared_ids()->Leave(of.owner);
-  if (!attachment.id_owners.empty()) {
+  for (const OwnerOf& of : attachment.owners)
+    attachment.buffer->regions()[of.region_index].LeaveOwner(of.owner);
+  if (!attachment.owners.empty()) {
     Emit([koid = attachment.buffer->koid()](RegistryObserver& observer) {
       observer.OnOwnersLeft(koid);
     });
@@ -332,17 +333,21 @@ void Registry::EndAttachment(AttachmentId id, CloseReason reason) {
   DeliverEvents();
 }
 
-void Registry::SetIdOwners(AttachmentId id, std::vector<IdOwnerOf> owners) {
-  attachments_.at(id).id_owners = std::move(owners);
+void Registry::SetOwners(AttachmentId id, std::vector<OwnerOf> owners) {
+  attachments_.at(id).owners = std::move(owners);
 }
 
 bool Registry::ReapOwners(Koid koid) {
   Buffer* const buffer = Find(koid);
   bool done = true;
   if (buffer == nullptr) return done;
-  for (Region& region : buffer->regions()) {
-    if (SharedIds* const ids = region.shared_ids()) done = ids->Reap() && done;
+  for (uint32_t i = 0; i < buffer->regions().size(); ++i) {
+    Region& region = buffer->regions()[i];
+    done = region.ReapOwners() && done;
+    if (region.direct() == nullptr || !region.direct()->TakeOwedPacket()) continue;
+    Emit([koid, i](RegistryObserver& observer) { observer.OnRecordsReadable(koid, i); });
   }
+  DeliverEvents();
   return done;
 }
 
@@ -445,8 +450,11 @@ void Registry::ReleaseIfUnneeded(SharedRegion& region) {
 }
 
 void Registry::RetireLedger(MediatedRing& ring) {
+  const MutexLock lock(ring.mutex.get());
   retired_.ledger.Add(ring.ledger);
-  retired_.consumed_records += ring.writer.Occupancy().consumed_records;
+  const shm::RingOccupancy now = ring.writer.Occupancy();
+  retired_.consumed_records += now.consumed_records;
+  retired_.overwritten_records += now.overwritten_records;
 }
 
 absl::Status Registry::DeleteBuffer(const Caller& caller, Buffer& buffer, bool force) {

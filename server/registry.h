@@ -94,10 +94,10 @@ struct HandleWish {
   Lease lease = {};
 };
 
-// An id owner number in a region of a buffer.
-struct IdOwnerOf {
+// The number under which an attachment writes a region by itself.
+struct OwnerOf {
   uint32_t region_index = 0;
-  shm::IdOwner owner = 0;
+  uint32_t owner = 0;  // An id owner, or a seat in a direct ring.
 };
 
 // An endpoint held by a live connection on the attach socket.
@@ -107,7 +107,7 @@ struct Attachment {
   shm::EndpointId endpoint = shm::EndpointId::kEp0;
   shm::HandleRights rights;
   HolderInfo holder;
-  std::vector<IdOwnerOf> id_owners = {};
+  std::vector<OwnerOf> owners = {};
 
   HeldEndpoint held() const { return {.buffer = buffer, .endpoint = endpoint, .rights = rights}; }
 };
@@ -138,7 +138,9 @@ class RegistryObserver {
   // User signals of `endpoint` changed. Its attachments are to be told.
   virtual void OnSignals(const BufferLabel& /*buffer*/, shm::EndpointId /*endpoint*/,
                          uint32_t /*signals*/) {}
-  // Somebody who allocated ids by himself has let go: call ReapOwners until it is done.
+  // Records are there for a consumer that asked for a packet, and whoever owed it that is dead.
+  virtual void OnRecordsReadable(Koid /*buffer*/, uint32_t /*region_index*/) {}
+  // Somebody who wrote a region by himself has let go: call ReapOwners until it is done.
   virtual void OnOwnersLeft(Koid /*buffer*/) {}
 
   // The handle leads nowhere any more: closed, spent or run out.
@@ -210,9 +212,9 @@ class Registry {
   absl::StatusOr<Attachment> RedeemTicket(const Token& ticket, const HolderInfo& holder,
                                           int64_t now_ns);
   void EndAttachment(AttachmentId attachment, shm::CloseReason reason);
-  // The numbers that this attachment allocates ids under; they are let go of when it ends.
-  void SetIdOwners(AttachmentId attachment, std::vector<IdOwnerOf> owners);
-  // Settles what id owners have left unfinished, as far as nobody can still finish it. True when
+  // The numbers that this attachment writes under; they are let go of when it ends.
+  void SetOwners(AttachmentId attachment, std::vector<OwnerOf> owners);
+  // Settles what owners have left unfinished, as far as nobody can still finish it. True when
   // nothing is left to settle.
   bool ReapOwners(Koid buffer);
 
@@ -252,6 +254,7 @@ class Registry {
   struct Retired {
     shm::Ledger ledger;
     uint64_t consumed_records = 0;
+    uint64_t overwritten_records = 0;
   };
   const Retired& retired() const { return retired_; }
 

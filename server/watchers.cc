@@ -2,7 +2,6 @@
 
 #include <grpcpp/server_context.h>
 
-#include <algorithm>
 #include <optional>
 #include <string>
 
@@ -39,6 +38,7 @@ bool SeesBufferEvent(const WatchScope& scope, const v1::WatchEventsResponse& eve
       return scope.sees_name;
     case What::kAttached:
     case What::kDetached:
+    case What::kStalled:
       return scope.sees_holders;
     case What::kSignals:
       return event.endpoint() == ToProto(scope.endpoint);
@@ -116,7 +116,10 @@ class Watchers::Refusal final : public Reactor {
 };
 
 Watchers::Watchers(Dependencies dependencies)
-    : dependencies_(std::move(dependencies)), loop_(dependencies_.loop), log_(dependencies_.log) {}
+    : dependencies_(std::move(dependencies)),
+      loop_(dependencies_.loop),
+      log_(dependencies_.log),
+      room_(dependencies_.watchers_max) {}
 
 Watchers::~Watchers() = default;
 
@@ -167,21 +170,9 @@ absl::Status Watchers::Admit(Stream& stream) {
     stream.next = next.value_or(0);
     if (next) FindNext(stream);
   }
-  return CheckRoom(stream.caller.uid);
-}
-
-absl::Status Watchers::CheckRoom(uint32_t uid) const {
-  const size_t watchers_max = dependencies_.watchers_max;
-  if (count_ >= watchers_max) {
-    return MakeError(v1::ERROR_REASON_QUOTA, absl::StrCat("watchers of the daemon: ", count_,
-                                                          " of ", watchers_max, " in use"));
-  }
-  const size_t of_uid_max = std::max<size_t>(watchers_max / 4, 1);
-  const auto found = count_by_uid_.find(uid);
-  const size_t of_uid = found == count_by_uid_.end() ? 0 : found->second;
-  if (of_uid < of_uid_max) return absl::OkStatus();
-  return MakeError(v1::ERROR_REASON_QUOTA, absl::StrCat("watchers of uid ", uid, ": ", of_uid,
-                                                        " of ", of_uid_max, " in use"));
+  IOB_RETURN_IF_ERROR(room_.Take(stream.caller.uid));
+  stream.counted = true;
+  return absl::OkStatus();
 }
 
 Watchers::Topic Watchers::TopicOf(const WatchScope& scope) {
@@ -191,12 +182,9 @@ Watchers::Topic Watchers::TopicOf(const WatchScope& scope) {
 }
 
 void Watchers::Join(Stream& stream) {
-  stream.counted = true;
   stream.indexed = true;
   by_topic_[TopicOf(stream.scope)].insert(&stream);
   if (stream.handle) by_handle_[*stream.handle].insert(&stream);
-  ++count_;
-  ++count_by_uid_[stream.caller.uid];
 }
 
 void Watchers::Leave(Stream& stream) {
@@ -396,11 +384,7 @@ void Watchers::OnWritten(Stream& stream, bool ok) {
 void Watchers::OnDone(Stream& stream) {
   // A stream is queued before it ends, so PumpReady was posted before this task (W6).
   IOB_CHECK(!stream.queued && !stream.indexed);
-  if (stream.counted) {
-    --count_;
-    const auto of_uid = count_by_uid_.find(stream.caller.uid);
-    if (--of_uid->second == 0) count_by_uid_.erase(of_uid);
-  }
+  if (stream.counted) room_.Return(stream.caller.uid);
   streams_.erase(&stream);
 }
 

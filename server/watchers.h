@@ -42,6 +42,7 @@
 #include "server/holder.h"
 #include "server/registry.h"
 #include "server/token.h"
+#include "server/watcher_room.h"
 #include "shm/access.h"
 #include "shm/signal_page.h"
 
@@ -106,7 +107,7 @@ class Watchers {
 
   // Streams that have started and whose calls are not over: a client that does not read keeps its
   // place, so that its streams are bounded too.
-  size_t count() const { return count_; }
+  size_t count() const { return room_.count(); }
   // How often resync_required was said.
   uint64_t resyncs() const { return resyncs_; }
 
@@ -122,7 +123,6 @@ class Watchers {
 
   void Start(std::unique_ptr<Stream> owned);
   absl::Status Admit(Stream& stream);
-  absl::Status CheckRoom(uint32_t uid) const;
   void Join(Stream& stream);
   void Leave(Stream& stream);
 
@@ -150,11 +150,10 @@ class Watchers {
   Dependencies dependencies_;
   EventLoop& loop_;
   EventLog& log_;
+  WatcherRoom room_;
   absl::flat_hash_map<Stream*, std::unique_ptr<Stream>> streams_;
   absl::flat_hash_map<Topic, StreamSet> by_topic_;
   absl::flat_hash_map<Token, StreamSet> by_handle_;
-  absl::flat_hash_map<uint32_t, size_t> count_by_uid_;
-  size_t count_ = 0;
   std::vector<Stream*> ready_;
   uint64_t resyncs_ = 0;
   bool stopped_ = false;

@@ -18,7 +18,6 @@ namespace {
 
 constexpr int64_t kNsPerSecond = 1'000'000'000;
 constexpr int64_t kPollSliceNs = 10'000'000;
-constexpr size_t kWordsMax = 8;
 
 timespec ToTimespec(int64_t ns) {
   return {.tv_sec = ns / kNsPerSecond, .tv_nsec = ns % kNsPerSecond};
@@ -49,13 +48,18 @@ int64_t MonotonicNs() {
 }
 
 FutexOutcome FutexWaitAny(std::span<const FutexWord> words, int64_t deadline_ns) {
-  IOB_CHECK(!words.empty() && words.size() <= kWordsMax);
+  IOB_CHECK(!words.empty() && words.size() <= kFutexWordsMax);
+#ifdef IOB_TEST_HOOKS
+  if (futex_hook != nullptr) return futex_hook->WaitAny(words, deadline_ns);
+#endif
   deadline_ns = std::max<int64_t>(deadline_ns, 0);
-  std::array<futex_waitv, kWordsMax> waiters = {};
+  // Only what is used is written: 128 of these are 3 KiB.
+  std::array<futex_waitv, kFutexWordsMax> waiters;
   for (size_t i = 0; i < words.size(); ++i) {
-    waiters[i].val = words[i].expected;
-    waiters[i].uaddr = reinterpret_cast<uint64_t>(words[i].address);
-    waiters[i].flags = FUTEX_32;
+    waiters[i] = {.val = words[i].expected,
+                  .uaddr = reinterpret_cast<uint64_t>(words[i].address),
+                  .flags = FUTEX_32,
+                  .__reserved = 0};
   }
   const timespec deadline = ToTimespec(deadline_ns);
   const long result =
@@ -67,6 +71,9 @@ FutexOutcome FutexWaitAny(std::span<const FutexWord> words, int64_t deadline_ns)
 }
 
 void FutexWakeAll(const void* address) {
+#ifdef IOB_TEST_HOOKS
+  if (futex_hook != nullptr) return futex_hook->WakeAll(address);
+#endif
   ::syscall(SYS_futex, address, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
 }
 

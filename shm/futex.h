@@ -9,6 +9,7 @@
 // word and looks at the others every 10 ms.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 
@@ -27,7 +28,23 @@ enum class FutexOutcome {
 // CLOCK_MONOTONIC now, in nanoseconds.
 int64_t MonotonicNs();
 
-// Sleeps until one of up to 8 words may have changed, or until `deadline_ns` (CLOCK_MONOTONIC).
+// What futex_waitv takes.
+inline constexpr size_t kFutexWordsMax = 128;
+
+#ifdef IOB_TEST_HOOKS
+// Waits and wakes in place of the kernel for the threads that set it; nullptr for none. So that a
+// test can see who sleeps, and let go of deadlines.
+class FutexHook {
+ public:
+  virtual ~FutexHook() = default;
+  virtual FutexOutcome WaitAny(std::span<const FutexWord> words, int64_t deadline_ns) = 0;
+  virtual void WakeAll(const void* address) = 0;
+};
+inline thread_local FutexHook* futex_hook = nullptr;
+#endif
+
+// Sleeps until one of up to kFutexWordsMax words may have changed, or until `deadline_ns`
+// (CLOCK_MONOTONIC).
 FutexOutcome FutexWaitAny(std::span<const FutexWord> words, int64_t deadline_ns);
 
 // Wakes everybody who waits on the word.

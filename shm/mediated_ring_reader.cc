@@ -36,7 +36,10 @@ absl::StatusOr<uint64_t> ResumePosition(const std::byte* head_page, const std::b
 
 absl::StatusOr<MediatedRingReader> MediatedRingReader::Map(const RingLayout& layout,
                                                            const SealedMemfd& head_memfd,
-                                                           const SealedMemfd& data_memfd) {
+                                                           const SealedMemfd& data_memfd,
+                                                           const RingOptions& options) {
+  if (options.overwrites())
+    return absl::InvalidArgumentError("a ring that overwrites cannot be read in place");
   if (head_memfd.size_bytes() != layout.head_section_bytes() ||
       data_memfd.size_bytes() != layout.data_section_bytes()) {
     return absl::FailedPreconditionError(
@@ -61,28 +64,54 @@ absl::StatusOr<MediatedRingReader> MediatedRingReader::Map(const RingLayout& lay
   IOB_ASSIGN_OR_RETURN(AddressRange range, AddressRange::MapParts(parts, OnFork::kDrop));
   const std::byte* const ledger_page = range.base() + layout.page_bytes() + 2 * capacity;
   IOB_ASSIGN_OR_RETURN(const uint64_t tail, ResumePosition(range.base(), ledger_page, capacity));
-  return MediatedRingReader(std::move(range), layout.page_bytes(), capacity, tail);
+  return MediatedRingReader(std::move(range), layout.page_bytes(), capacity, options, tail);
 }
 
 MediatedRingReader::MediatedRingReader(AddressRange range, uint64_t page_bytes,
-                                       uint64_t capacity_bytes, uint64_t tail)
+                                       uint64_t capacity_bytes, const RingOptions& options,
+                                       uint64_t tail)
     : range_(std::move(range)),
       head_page_(range_.base()),
       records_(head_page_ + page_bytes),
       ledger_page_(records_ + 2 * capacity_bytes),
       capacity_(capacity_bytes),
+      options_(options),
+      annotated_(options.stamped || options.gap_records),
       tail_(tail),
       next_(tail),
       offset_(tail % capacity_bytes),
-      head_(tail) {
+      head_(tail),
+      plain_head_(tail) {
   HeadPageWord(kTailOffset).StoreRelease(tail_);
+}
+
+ReadOutcome MediatedRingReader::NextUnit(RecordView* ret_record) {
+  if (next_ == head_ && !RefreshHead())
+    return poisoned_ ? ReadOutcome::kPoisoned : ReadOutcome::kEmpty;
+  const std::byte* const start = records_ + offset_;
+  // C1 and C2: no more than a ring is below head.
+  const auto unit = ParseRecordUnit(start, head_ - next_, options_);
+  if (!unit) {
+    Poison();
+    return ReadOutcome::kPoisoned;
+  }
+  *ret_record = {.tag = unit->tag,
+                 .payload = {start + unit->payload_offset, unit->payload_bytes},
+                 .sequence = unit->sequence,
+                 .time_ns = unit->time_ns,
+                 .gap = unit->gap};
+  next_ += unit->ring_bytes;
+  plain_head_ = next_;
+  offset_ += unit->ring_bytes;
+  if (offset_ >= capacity_) offset_ -= capacity_;
+  return ReadOutcome::kRecord;
 }
 
 void MediatedRingReader::Poison() {
   poisoned_ = true;
   poisoned_below_ = head_;
   // With nothing left below head, Next comes to RefreshHead, which knows of the poison.
-  head_ = next_;
+  head_ = plain_head_ = next_;
 }
 
 bool MediatedRingReader::HasRecords() { return next_ != head_ || RefreshHead(); }

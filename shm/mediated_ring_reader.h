@@ -9,6 +9,9 @@
 //       record that does not fit below head, poison the reader: every later call answers DATA_LOSS.
 //   C3  Nothing is dereferenced before its length was checked against C1.
 //
+// A ring that overwrites has no such reader: its records do not keep still under a view. There the
+// consumer is a MediatedRingFollower, which copies.
+//
 // One consumer per ring. Thread-compatible; a forked child does not inherit the mapping.
 #pragma once
 
@@ -23,14 +26,18 @@
 #include "shm/futex.h"
 #include "shm/mapping.h"
 #include "shm/memfd.h"
+#include "shm/record_unit.h"
 #include "shm/ring_layout.h"
 
 namespace iob::shm {
 
-// One record, in the ring. Valid until the reader releases it.
+// One record. The payload is valid until the reader releases it.
 struct RecordView {
   uint64_t tag = 0;  // Who wrote it, as the broker stamped it.
   std::span<const std::byte> payload;
+  uint64_t sequence = 0;  // How many records the ring had stored before; 0 unless stamped.
+  int64_t time_ns = 0;    // CLOCK_MONOTONIC when it was stored; 0 unless stamped.
+  RecordLoss gap = {};    // What was rejected since the record before; only with gap records.
 };
 
 enum class ReadOutcome { kRecord, kEmpty, kPoisoned };
@@ -38,15 +45,18 @@ enum class ReadOutcome { kRecord, kEmpty, kPoisoned };
 class MediatedRingReader {
  public:
   // Maps HEAD (for writing) and DATA (for reading) as the consumer and resumes at the shared tail,
-  // or at the last tail that the broker accepted if the shared one cannot be.
+  // or at the last tail that the broker accepted if the shared one cannot be. `options` are those
+  // that the ring was made with; INVALID_ARGUMENT if it overwrites.
   static absl::StatusOr<MediatedRingReader> Map(const RingLayout& layout,
                                                 const SealedMemfd& head_memfd,
-                                                const SealedMemfd& data_memfd);
+                                                const SealedMemfd& data_memfd,
+                                                const RingOptions& options = {});
 
   // The next record, if there is one.
   ReadOutcome Next(RecordView* ret_record) {
-    if (next_ == head_ && !RefreshHead()) [[unlikely]] {
-      return poisoned_ ? ReadOutcome::kPoisoned : ReadOutcome::kEmpty;
+    if (next_ == plain_head_) [[unlikely]] {
+      if (annotated_) return NextUnit(ret_record);
+      if (!RefreshHead()) return poisoned_ ? ReadOutcome::kPoisoned : ReadOutcome::kEmpty;
     }
     const std::byte* const record = records_ + offset_;
     // Loaded once, though DATA is sealed: where the consumer may write it, so may its other
@@ -54,12 +64,15 @@ class MediatedRingReader {
     const auto payload_bytes = RecordWord<uint64_t>(record + sizeof(uint64_t))
                                    .LoadRelaxed()
                                    .Between(0, kRecordPayloadBytesMax);
-    if (!payload_bytes || RecordBytes(*payload_bytes) > head_ - next_) [[unlikely]] {
+    if (!payload_bytes || RecordBytes(*payload_bytes) > plain_head_ - next_) [[unlikely]] {
       Poison();
       return ReadOutcome::kPoisoned;
     }
     *ret_record = {.tag = RecordWord<uint64_t>(record).LoadRelaxed().ForHintOnly(),
-                   .payload = {record + kRecordHeaderBytes, *payload_bytes}};
+                   .payload = {record + kRecordHeaderBytes, *payload_bytes},
+                   .sequence = 0,
+                   .time_ns = 0,
+                   .gap = {}};
     const uint64_t record_bytes = RecordBytes(*payload_bytes);
     next_ += record_bytes;
     offset_ += record_bytes;
@@ -105,7 +118,10 @@ class MediatedRingReader {
 
  private:
   MediatedRingReader(AddressRange range, uint64_t page_bytes, uint64_t capacity_bytes,
-                     uint64_t tail);
+                     const RingOptions& options, uint64_t tail);
+
+  // Next for a ring with stamps or gap records.
+  ReadOutcome NextUnit(RecordView* ret_record);
 
   bool RefreshHead() {
     if (poisoned_) return false;
@@ -119,6 +135,7 @@ class MediatedRingReader {
       return false;
     }
     head_ = *head;
+    if (!annotated_) plain_head_ = head_;
     return head_ != next_;
   }
   bool HasRoomFor(uint64_t wanted) const;
@@ -141,10 +158,13 @@ class MediatedRingReader {
   const std::byte* records_;
   const std::byte* ledger_page_;
   uint64_t capacity_;
-  uint64_t tail_;                // Released.
-  uint64_t next_;                // Next to return.
-  uint64_t offset_;              // next_ % capacity_.
-  uint64_t head_;                // As last seen and checked; next_ when poisoned.
+  RingOptions options_;
+  bool annotated_;       // Something stands around the records.
+  uint64_t tail_;        // Released.
+  uint64_t next_;        // Next to return.
+  uint64_t offset_;      // next_ % capacity_.
+  uint64_t head_;        // As last seen and checked; next_ when poisoned.
+  uint64_t plain_head_;  // head_; next_ in an annotated ring, where each record is looked up.
   uint64_t poisoned_below_ = 0;  // Head as it was when the poison was found, for status().
   bool poisoned_ = false;
 };

@@ -92,6 +92,16 @@ absl::Status SealedMemfd::SealAgainstWriters() {
   return absl::OkStatus();
 }
 
+absl::Status SealedMemfd::Clear(uint64_t offset_bytes, uint64_t length_bytes) {
+  const auto offset = static_cast<off_t>(offset_bytes);
+  const auto length = static_cast<off_t>(length_bytes);
+  if (::fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length) != 0 ||
+      ::fallocate(fd_.get(), FALLOC_FL_KEEP_SIZE, offset, length) != 0) {
+    return ErrnoStatus(errno, absl::StrCat("fallocate of ", length_bytes, " bytes"));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<UniqueFd> SealedMemfd::OpenGrant(FdMode mode) const {
   return Reopen(fd_.get(), mode == FdMode::kReadWrite ? O_RDWR : O_RDONLY);
 }

@@ -60,6 +60,10 @@ class SealedMemfd {
   // No further writable mapping for anybody, ever (M2), and no further seal. Map first.
   absl::Status SealAgainstWriters();
 
+  // Makes [offset_bytes, offset_bytes + length_bytes), whole pages, zero again, at the cost of
+  // freeing and allocating them. RESOURCE_EXHAUSTED when the memory is not there any more.
+  absl::Status Clear(uint64_t offset_bytes, uint64_t length_bytes);
+
   // A description of its own for one peer (M4).
   absl::StatusOr<UniqueFd> OpenGrant(FdMode mode) const;
 

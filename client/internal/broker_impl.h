@@ -1,4 +1,4 @@
-// Broker's connection: one gRPC channel, and unary calls that are retried until their deadline.
+// Broker's connection: one gRPC channel, and calls that are retried until their deadline.
 //
 // Internal to the library; includes gRPC, so only .cc files include it. Thread-safe: nothing
 // changes after construction.
@@ -37,6 +37,19 @@ class Broker::Impl {
       grpc::ClientContext context;
       context.set_deadline(ToGrpcDeadline(deadline));
       const CallError error = ToCallError(((*stub_).*method)(&context, request, response));
+      if (!PauseBeforeRetry(attempt, error, deadline)) return error.status;
+    }
+  }
+
+  // A stream that has begun, retried until the same deadline.
+  template <typename Stream, typename Request>
+  absl::StatusOr<std::unique_ptr<Stream>> OpenStream(const Request& request) {
+    const Deadline deadline = After(timeout_);
+    for (int attempt = 0;; ++attempt) {
+      auto stream = std::make_unique<Stream>(channel_, request);
+      const CallError error = stream->Start(deadline);
+      if (error.status.ok()) return stream;
+      stream.reset();
       if (!PauseBeforeRetry(attempt, error, deadline)) return error.status;
     }
   }

@@ -39,6 +39,22 @@ CloseReason ToCloseReason(const v1::CloseReason& reason) {
   return {.kind = known ? static_cast<CloseKind>(kind) : CloseKind::kDied, .code = reason.code()};
 }
 
+v1::ClientPacket NoticePacket(Connection::Notice notice, uint32_t region_index) {
+  v1::ClientPacket packet;
+  switch (notice) {
+    case Connection::Notice::kRoomMade:
+      packet.mutable_room_made()->set_region_index(region_index);
+      break;
+    case Connection::Notice::kKick:
+      packet.mutable_kick()->set_region_index(region_index);
+      break;
+    case Connection::Notice::kStalled:
+      packet.mutable_stalled()->set_region_index(region_index);
+      break;
+  }
+  return packet;
+}
+
 }  // namespace
 
 struct Connection::Scratch {
@@ -48,6 +64,8 @@ struct Connection::Scratch {
   std::array<char, kArenaBytes> block;
   google::protobuf::Arena arena{ArenaIn(block)};
   const v1::BrokerPacket* parsed = nullptr;  // In the arena.
+  std::vector<shm::UniqueFd> fds;            // Of the packet.
+  bool fds_dropped = false;                  // There were more than could be received.
   std::vector<BatchLoss> losses;
 };
 
@@ -66,25 +84,37 @@ std::optional<shm::FutexWord> Connection::ChangeWord() const {
 }
 
 void Connection::Pump() {
-  SendOwedRoomMade();
+  SendOwedNotices();
   for (int i = 0; i < kPacketsPerPump && status_.ok(); ++i) {
-    absl::StatusOr<shm::Received> received = channel_.Receive(scratch_->packet, 0);
+    absl::StatusOr<shm::Received> received =
+        channel_.Receive(scratch_->packet, queue_grants_awaited_ == 0 ? 0 : kQueueFds);
     if (!received.ok()) return Fail(DisconnectedError(std::string(received.status().message())));
-    switch (received->outcome) {
-      case ReceiveOutcome::kNothing:
-        return;
-      case ReceiveOutcome::kPacket:
-        Dispatch(scratch_->packet.first(received->size_bytes));
-        break;
-      case ReceiveOutcome::kClosed:
-        return Fail(DisconnectedError("the broker closed the connection"));
-      case ReceiveOutcome::kEmpty:
-        return Fail(ProtocolError("an empty packet"));
-      case ReceiveOutcome::kTooLong:
-        return Fail(ProtocolError("a packet over 65536 bytes"));
-      case ReceiveOutcome::kFdsDropped:
+    if (received->outcome == ReceiveOutcome::kNothing) return;
+    Take(std::move(*received));
+  }
+}
+
+void Connection::Take(shm::Received received) {
+  switch (received.outcome) {
+    case ReceiveOutcome::kNothing:
+      return;
+    case ReceiveOutcome::kFdsDropped:
+      if (queue_grants_awaited_ == 0) {
         return Fail(ProtocolError("descriptors where none belong"));
-    }
+      }
+      [[fallthrough]];
+    case ReceiveOutcome::kPacket:
+      scratch_->fds_dropped = received.outcome == ReceiveOutcome::kFdsDropped;
+      scratch_->fds = std::move(received.fds);
+      Dispatch(scratch_->packet.first(received.size_bytes));
+      scratch_->fds.clear();
+      return;
+    case ReceiveOutcome::kClosed:
+      return Fail(DisconnectedError("the broker closed the connection"));
+    case ReceiveOutcome::kEmpty:
+      return Fail(ProtocolError("an empty packet"));
+    case ReceiveOutcome::kTooLong:
+      return Fail(ProtocolError("a packet over 65536 bytes"));
   }
 }
 
@@ -118,18 +148,24 @@ absl::Status Connection::SendBatch(std::span<const std::byte> packet,
 }
 
 absl::Status Connection::Call(const v1::ClientPacket& packet, Deadline deadline) {
-  uint32_t no_id = 0;
-  return AwaitCall(packet, AnswerKind::kCallResult, deadline, &no_id);
+  return AwaitCall(packet, AnswerKind::kCallResult, deadline).status();
 }
 
 absl::StatusOr<uint32_t> Connection::CallForId(const v1::ClientPacket& packet, Deadline deadline) {
-  uint32_t id = 0;
-  IOB_RETURN_IF_ERROR(AwaitCall(packet, AnswerKind::kAllocateIdResult, deadline, &id));
-  return id;
+  IOB_ASSIGN_OR_RETURN(const std::shared_ptr<PendingCall> call,
+                       AwaitCall(packet, AnswerKind::kAllocateIdResult, deadline));
+  return call->id;
 }
 
-absl::Status Connection::AwaitCall(const v1::ClientPacket& packet, AnswerKind kind,
-                                   Deadline deadline, uint32_t* ret_id) {
+absl::StatusOr<QueueSections> Connection::CallForQueue(const v1::ClientPacket& packet,
+                                                       Deadline deadline) {
+  IOB_ASSIGN_OR_RETURN(const std::shared_ptr<PendingCall> call,
+                       AwaitCall(packet, AnswerKind::kQueueGrant, deadline));
+  return std::move(*call->queue);
+}
+
+absl::StatusOr<std::shared_ptr<Connection::PendingCall>> Connection::AwaitCall(
+    const v1::ClientPacket& packet, AnswerKind kind, Deadline deadline) {
   const auto call = std::make_shared<PendingCall>();
   IOB_RETURN_IF_ERROR(
       Send(AsBytes(Encode(packet)), {.kind = kind, .batch = nullptr, .call = call}, deadline));
@@ -139,8 +175,7 @@ absl::Status Connection::AwaitCall(const v1::ClientPacket& packet, AnswerKind ki
     if (!call->answered) IOB_RETURN_IF_ERROR(pumped);
   }
   IOB_RETURN_IF_ERROR(call->status);
-  *ret_id = call->id;
-  return absl::OkStatus();
+  return call;
 }
 
 absl::Status Connection::Send(std::span<const std::byte> packet, Unanswered unanswered,
@@ -153,6 +188,7 @@ absl::Status Connection::Send(std::span<const std::byte> packet, Unanswered unan
     }
     const absl::Status sent = channel_.Send(packet);
     if (sent.ok()) {
+      if (unanswered.kind == AnswerKind::kQueueGrant) queue_grants_awaited_ += 1;
       unanswered_[(unanswered_first_ + unanswered_count_) % kWindow] = std::move(unanswered);
       unanswered_count_ += 1;
       return sent;
@@ -170,19 +206,21 @@ absl::Status Connection::Send(std::span<const std::byte> packet, Unanswered unan
   return status_;
 }
 
-void Connection::SendRoomMade(uint32_t region_index) {
-  room_made_owed_ |= uint64_t{1} << region_index;
-  SendOwedRoomMade();
+void Connection::SendNotice(Notice notice, uint32_t region_index) {
+  owed_[static_cast<size_t>(notice)] |= uint64_t{1} << region_index;
+  SendOwedNotices();
 }
 
-void Connection::SendOwedRoomMade() {
-  while (room_made_owed_ != 0 && status_.ok()) {
-    const auto region_index = static_cast<uint32_t>(std::countr_zero(room_made_owed_));
-    v1::ClientPacket packet;
-    packet.mutable_room_made()->set_region_index(region_index);
-    // A full socket keeps the debt; a broken one is found by the next receive.
-    if (!channel_.Send(AsBytes(Encode(packet))).ok()) return;
-    room_made_owed_ &= room_made_owed_ - 1;
+void Connection::SendOwedNotices() {
+  for (size_t i = 0; i < kNotices; ++i) {
+    uint64_t& owed = owed_[i];
+    while (owed != 0 && status_.ok()) {
+      const v1::ClientPacket packet =
+          NoticePacket(static_cast<Notice>(i), static_cast<uint32_t>(std::countr_zero(owed)));
+      // A full socket keeps the debt; a broken one is found by the next receive.
+      if (!channel_.Send(AsBytes(Encode(packet))).ok()) return;
+      owed &= owed - 1;
+    }
   }
 }
 
@@ -193,6 +231,9 @@ void Connection::Dispatch(std::span<const std::byte> packet) {
     return Fail(ProtocolError("a packet that cannot be parsed"));
   }
   scratch_->parsed = parsed;
+  if ((!scratch_->fds.empty() || scratch_->fds_dropped) && !parsed->has_queue_grant()) {
+    return Fail(ProtocolError("descriptors where none belong"));
+  }
   switch (parsed->packet_case()) {
     case v1::BrokerPacket::kWriteResult:
       return AnswerOldest(AnswerKind::kWriteResult);
@@ -204,6 +245,8 @@ void Connection::Dispatch(std::span<const std::byte> packet) {
       return QueueEvent();
     case v1::BrokerPacket::kError:
       return Fail(ToStatus(parsed->error()));
+    case v1::BrokerPacket::kQueueGrant:
+      return AnswerOldest(AnswerKind::kQueueGrant);
     case v1::BrokerPacket::kGrants:
       return Fail(ProtocolError("a second set of grants"));
     case v1::BrokerPacket::PACKET_NOT_SET:
@@ -235,7 +278,33 @@ void Connection::AnswerOldest(AnswerKind kind) {
       oldest.call->answered = true;
       oldest.call->status = ToStatus(scratch_->parsed->call_result());
       return;
+    case AnswerKind::kQueueGrant:
+      queue_grants_awaited_ -= 1;
+      return AnswerQueue(oldest.call.get());
   }
+}
+
+void Connection::AnswerQueue(PendingCall* call) {
+  const v1::QueueGrant& grant = scratch_->parsed->queue_grant();
+  call->answered = true;
+  if (grant.has_failure()) {
+    call->status = FailureOf(grant.failure());
+    return;
+  }
+  if (scratch_->fds_dropped) {
+    call->status = absl::ResourceExhaustedError(
+        "not all descriptors could be received: raise this process's limit of open files "
+        "(RLIMIT_NOFILE)");
+    return;
+  }
+  absl::StatusOr<QueueSections> queue = VerifyQueue(grant, std::move(scratch_->fds));
+  if (queue.ok()) {
+    call->queue = std::move(*queue);
+    return;
+  }
+  call->status = queue.status();
+  // Who grants what cannot be is not to be believed in anything.
+  if (absl::IsDataLoss(queue.status())) Fail(queue.status());
 }
 
 absl::Status Connection::AcknowledgeBatch(ResultSink* sink) {
@@ -320,6 +389,7 @@ void Connection::Fail(absl::Status status) {
   status_ = std::move(status);
   for (Unanswered& unanswered : unanswered_) unanswered = {};
   unanswered_count_ = 0;
+  queue_grants_awaited_ = 0;
 }
 
 void Connection::Close() {
@@ -334,6 +404,7 @@ void Connection::Close() {
   }
   Fail(WithReason(absl::FailedPreconditionError("the endpoint is closed"), kReasonDetached));
   channel_.Close();
+  queue_shelf_.Clear();
   signals_at_close_ = signals();
   reason_at_close_ = close_reason();
   signal_.reset();

@@ -4,7 +4,8 @@
 // waits on it reads everything there is and hands each packet to whom it belongs, so that a reader,
 // a writer, a call and WaitEvent never take each other's packets:
 //
-//     write_result, allocate_id_result, call_result -> the oldest unanswered write or call (N1)
+//     write_result, allocate_id_result, call_result, queue_grant
+//           -> the oldest unanswered write or call (N1)
 //     event -> the event queue (N2)
 //     error, end of stream -> status() (N3)
 //
@@ -31,6 +32,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "client/endpoint_event.h"
+#include "client/internal/grants.h"
+#include "client/internal/submission_queue.h"
 #include "client/types.h"
 #include "shm/fd_channel.h"
 #include "shm/signal_page.h"
@@ -98,8 +101,22 @@ class Connection {
   // The same for one allocate_id: the id.
   absl::StatusOr<uint32_t> CallForId(const v1::ClientPacket& packet, Deadline deadline);
 
-  // Tells the broker that room was made in a ring; later, if the socket is full now.
-  void SendRoomMade(uint32_t region_index);
+  // The same for one open_queue: the queue, verified. RESOURCE_EXHAUSTED when this process has no
+  // room for the descriptors.
+  absl::StatusOr<QueueSections> CallForQueue(const v1::ClientPacket& packet, Deadline deadline);
+  // Queues whose writers are gone.
+  QueueShelf& queue_shelf() { return queue_shelf_; }
+
+  // Tells the broker something about a region; later, if the socket is full now. What is owed about
+  // one region is told once.
+  enum class Notice : uint8_t {
+    kRoomMade,  // Room was made in a mediated ring.
+    kKick,      // A direct ring has records, and its consumer wants a packet.
+    kStalled,   // A shared reserve ring's consumer waits for a producer that has stopped.
+  };
+  static constexpr size_t kNotices = 3;
+  void SendNotice(Notice notice, uint32_t region_index);
+  void SendRoomMade(uint32_t region_index) { SendNotice(Notice::kRoomMade, region_index); }
 
   // The next event, from the queue or from the signal page, whichever knows first.
   std::optional<Event> TakeEvent();
@@ -114,13 +131,14 @@ class Connection {
  private:
   struct Scratch;  // What parsing needs, kept between packets.
 
-  enum class AnswerKind { kWriteResult, kAllocateIdResult, kCallResult };
+  enum class AnswerKind { kWriteResult, kAllocateIdResult, kCallResult, kQueueGrant };
 
   // A call's answer, when it has come. Shared with the queue, because whoever waits may give up.
   struct PendingCall {
     bool answered = false;
     absl::Status status;
     uint32_t id = 0;
+    std::optional<QueueSections> queue;
   };
 
   // A place in the queue: a batch or a call.
@@ -131,14 +149,16 @@ class Connection {
   };
 
   absl::Status Send(std::span<const std::byte> packet, Unanswered unanswered, Deadline deadline);
-  absl::Status AwaitCall(const v1::ClientPacket& packet, AnswerKind kind, Deadline deadline,
-                         uint32_t* ret_id);
+  absl::StatusOr<std::shared_ptr<PendingCall>> AwaitCall(const v1::ClientPacket& packet,
+                                                         AnswerKind kind, Deadline deadline);
+  void Take(shm::Received received);
   void Dispatch(std::span<const std::byte> packet);
+  void AnswerQueue(PendingCall* call);
   void AnswerOldest(AnswerKind kind);
   absl::Status AcknowledgeBatch(ResultSink* sink);
   void QueueEvent();
   void Fail(absl::Status status);
-  void SendOwedRoomMade();
+  void SendOwedNotices();
   absl::Status AwaitSocket(short events, Deadline deadline);
 
   shm::FdChannel channel_;
@@ -148,8 +168,10 @@ class Connection {
   std::array<Unanswered, kWindow> unanswered_;  // A ring of kWindow, oldest first.
   size_t unanswered_first_ = 0;
   size_t unanswered_count_ = 0;
+  size_t queue_grants_awaited_ = 0;  // Among them: only these answers carry descriptors.
+  QueueShelf queue_shelf_;
   std::vector<Event> events_;
-  uint64_t room_made_owed_ = 0;  // One bit per region.
+  std::array<uint64_t, kNotices> owed_ = {};  // By Notice, one bit per region.
   bool peer_closed_told_ = false;
   bool revoked_ = false;
   uint32_t signals_at_close_ = 0;

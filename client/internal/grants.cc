@@ -1,8 +1,10 @@
 #include "client/internal/grants.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 
 #include <cerrno>
+#include <chrono>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -66,6 +68,18 @@ bool InRange(int value, Enum low, Enum high) {
   return value >= static_cast<int>(low) && value <= static_cast<int>(high);
 }
 
+MediatedRingOptions ParseOptions(const v1::MediatedRingOptions& claimed) {
+  return {.policy = InRange(claimed.policy(), RingPolicy::kDropNew, RingPolicy::kBlock)
+                        ? static_cast<RingPolicy>(claimed.policy())
+                        : RingPolicy::kDropNew,
+          .block = std::chrono::milliseconds(claimed.block_ms()),
+          .gap_records = claimed.gap_records(),
+          .stamped = claimed.stamped(),
+          .followers = claimed.followers(),
+          .writer_records_max = claimed.writer_records_max(),
+          .writer_bytes_max = claimed.writer_bytes_max()};
+}
+
 absl::StatusOr<GrantedRegion> ParseRegion(const v1::RegionGrant& claimed, uint32_t position) {
   const auto wrong = [position](const std::string& what) {
     return ProtocolError(absl::StrCat("region ", position, ": ", what));
@@ -95,16 +109,27 @@ absl::StatusOr<GrantedRegion> ParseRegion(const v1::RegionGrant& claimed, uint32
                        .koid = claimed.koid(),
                        .head = std::nullopt,
                        .data = std::nullopt,
-                       .id_owner = claimed.id_owner()};
+                       .mediated_ring = ParseOptions(claimed.mediated_ring()),
+                       .follow = std::nullopt,
+                       .id_owner = claimed.id_owner(),
+                       .direct = std::nullopt};
 }
 
-// V4 for one mediated ring: both sections or none, of the sizes that the region's size makes them.
+// V4 for one mediated ring: all its sections or none, of the sizes that the region's size makes
+// them.
 absl::Status CheckRing(const GrantedRegion& region) {
   const std::string what = absl::StrCat("region ", region.index, ": ");
   const absl::StatusOr<shm::RingLayout> layout = shm::RingLayout::ForRegion(region.size_bytes);
   if (!layout.ok()) return ProtocolError(absl::StrCat(what, layout.status().message()));
   if (region.head.has_value() != region.data.has_value()) {
     return ProtocolError(absl::StrCat(what, "half a ring"));
+  }
+  if (region.follow.has_value() != (region.head && region.mediated_ring.followers)) {
+    return ProtocolError(absl::StrCat(what, "followers without their page, or the reverse"));
+  }
+  if (region.follow && (region.follow->memfd.size_bytes() != layout->follow_section_bytes() ||
+                        !region.follow->writable)) {
+    return ProtocolError(absl::StrCat(what, "the followers' page is not one writable page"));
   }
   if (!region.head) return absl::OkStatus();
   if (region.head->memfd.size_bytes() != layout->head_section_bytes() ||
@@ -151,6 +176,28 @@ absl::Status CheckData(const GrantedRegion& region) {
   return ids ? CheckIds(region) : absl::OkStatus();
 }
 
+bool IsDirect(Discipline discipline) {
+  return discipline == Discipline::kReserveRing || discipline == Discipline::kBroadcast ||
+         discipline == Discipline::kSlot;
+}
+
+// V7.
+absl::Status AdoptDirect(const v1::RegionGrant& claimed, RegionRights rights, FdTable* fds,
+                         GrantedRegion* region) {
+  const std::string what = absl::StrCat("region ", region->index);
+  std::vector<ConfirmedSection> confirmed;
+  for (const v1::SectionGrant& claimed_section : claimed.sections()) {
+    IOB_ASSIGN_OR_RETURN(Section section,
+                         AdoptSection(claimed_section, /*writers_sealed=*/false, fds, what));
+    confirmed.push_back({.kind = claimed_section.kind(),
+                         .lane = claimed_section.lane(),
+                         .writable = section.writable,
+                         .memfd = std::move(section.memfd)});
+  }
+  IOB_ASSIGN_OR_RETURN(region->direct, MakeDirectGrant(claimed, rights, std::move(confirmed)));
+  return absl::OkStatus();
+}
+
 absl::Status AdoptSections(const v1::RegionGrant& claimed, HandleRights handle, FdTable* fds,
                            GrantedRegion* region) {
   const std::string what = absl::StrCat("region ", region->index);
@@ -164,21 +211,37 @@ absl::Status AdoptSections(const v1::RegionGrant& claimed, HandleRights handle, 
   if (claimed.sections_size() != 0 && !rights.may_map()) {
     return ProtocolError(absl::StrCat(what, ": descriptors without a map right"));
   }
+  if (IsDirect(region->discipline)) return AdoptDirect(claimed, rights, fds, region);
+  if (claimed.has_seat()) {
+    return ProtocolError(absl::StrCat(what, ": a seat where nobody produces by himself"));
+  }
   for (const v1::SectionGrant& section : claimed.sections()) {
     const bool data = section.kind() == v1::SECTION_KIND_DATA;
     const bool head = ring && section.kind() == v1::SECTION_KIND_HEAD;
-    std::optional<Section>& target = data ? region->data : region->head;
-    if ((!data && !head) || target) {
+    const bool follow = ring && section.kind() == v1::SECTION_KIND_FOLLOW;
+    std::optional<Section>& target = data ? region->data : follow ? region->follow : region->head;
+    if ((!data && !head && !follow) || target) {
       return ProtocolError(absl::StrCat(what, ": section kind ", static_cast<int>(section.kind()),
                                         " is not one of its discipline, or comes twice"));
     }
-    if (section.writable() && !rights.map_write()) {
+    if (section.writable() && !rights.map_write() && !follow) {
       return ProtocolError(absl::StrCat(what, ": a writable section without map-write"));
     }
     const bool writers_sealed = data && (ring || sealed_ids);
     IOB_ASSIGN_OR_RETURN(target, AdoptSection(section, writers_sealed, fds, what));
   }
   return ring ? CheckRing(*region) : CheckData(*region);
+}
+
+// A kick must neither block nor raise SIGPIPE, as it could in a pipe or a socket.
+absl::Status CheckKick(int fd) {
+  const int flags = ::fcntl(fd, F_GETFL);
+  struct stat status = {};
+  if (flags < 0 || ::fstat(fd, &status) != 0) return shm::ErrnoStatus(errno, "fstat of a kick");
+  if ((flags & O_NONBLOCK) == 0 || S_ISFIFO(status.st_mode) || S_ISSOCK(status.st_mode)) {
+    return ProtocolError("a queue's kick is no non-blocking eventfd");
+  }
+  return absl::OkStatus();
 }
 
 // V6.
@@ -237,9 +300,45 @@ absl::StatusOr<Grants> VerifyGrants(const v1::GrantSet& claimed, std::vector<shm
                 .endpoint_koid = claimed.endpoint_koid(),
                 .peer_koid = claimed.peer_koid(),
                 .rights = rights,
+                .queues = claimed.queues(),
                 .regions = std::move(regions),
                 .signal = std::move(signal),
                 .signal_offset_bytes = claimed.signal_offset_bytes()};
+}
+
+absl::StatusOr<QueueSections> VerifyQueue(const v1::QueueGrant& claimed,
+                                          std::vector<shm::UniqueFd> fds) {
+  if (fds.size() != kQueueFds) {
+    return ProtocolError(absl::StrCat("a queue of ", fds.size(), " descriptors"));
+  }
+  FdTable table(std::move(fds));
+  if (claimed.submission().kind() != v1::SECTION_KIND_SUBMISSION ||
+      claimed.completion().kind() != v1::SECTION_KIND_COMPLETION ||
+      !claimed.submission().writable() || claimed.completion().writable()) {
+    return ProtocolError("the sections of a queue are not of its kinds");
+  }
+  // Completions are as many as in every queue: their section's size, whole pages, does not tell.
+  const absl::StatusOr<shm::SubmissionLayout> layout =
+      shm::SubmissionLayout::ForQueue({.capacity_bytes = claimed.entry_bytes(),
+                                       .completions = shm::SubmissionLayout::kCompletionsDefault});
+  if (!layout.ok() || claimed.submission().size_bytes() != layout->submit_section_bytes() ||
+      claimed.completion().size_bytes() != layout->complete_section_bytes()) {
+    return ProtocolError(absl::StrCat("sections of ", claimed.submission().size_bytes(), " and ",
+                                      claimed.completion().size_bytes(),
+                                      " bytes do not make a queue of ", claimed.entry_bytes()));
+  }
+  IOB_ASSIGN_OR_RETURN(Section submission,
+                       AdoptSection(claimed.submission(),
+                                    /*writers_sealed=*/false, &table, "a queue's entries"));
+  IOB_ASSIGN_OR_RETURN(Section completion,
+                       AdoptSection(claimed.completion(),
+                                    /*writers_sealed=*/true, &table, "a queue's completions"));
+  IOB_ASSIGN_OR_RETURN(shm::UniqueFd kick, table.Take(claimed.kick_fd_index()));
+  IOB_RETURN_IF_ERROR(CheckKick(kick.get()));
+  return QueueSections{.layout = *layout,
+                       .submission = std::move(submission.memfd),
+                       .completion = std::move(completion.memfd),
+                       .kick = std::move(kick)};
 }
 
 }  // namespace iob

@@ -9,26 +9,32 @@
 //       endpoint may map for writing, the signal page) is sealed against every future writer.
 //   V4  Regions are 1 to 64, in order, of whole pages (of none at all for discipline none), with
 //       the sections of their discipline. Sections are only where a map right is, in the region and
-//       in the handle; writable ones only where map-write is.
+//       in the handle; writable ones only where map-write is, but for the followers' page.
 //   V5  An id allocator that some endpoint may map for writing is not sealed: its writers could not
 //       be there. Whoever may map it for writing has an owner number, and nobody else has.
 //   V6  There is a signal page if and only if the handle has WAIT.
+//   V7  A ring that its producers write by themselves is as direct_grant.h says; nobody has a seat
+//       in a region of another discipline.
 //
 // Internal to the library. Values: thread-compatible.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "client/internal/direct_grant.h"
 #include "client/types.h"
 #include "shm/memfd.h"
+#include "shm/submission_layout.h"
 #include "shm/unique_fd.h"
 
 namespace iob::v1 {
 class GrantSet;
+class QueueGrant;
 }  // namespace iob::v1
 
 namespace iob {
@@ -49,7 +55,10 @@ struct GrantedRegion {
   uint64_t koid = 0;
   std::optional<Section> head;
   std::optional<Section> data;
-  uint32_t id_owner = 0;  // Of an id allocator with a writable section; 0 otherwise.
+  MediatedRingOptions mediated_ring;
+  std::optional<Section> follow;  // Of a mediated ring that was made for followers.
+  uint32_t id_owner = 0;          // Of an id allocator with a writable section; 0 otherwise.
+  std::optional<DirectGrant> direct = std::nullopt;  // Of a reserve ring, broadcast or slot (V7).
 };
 
 struct Grants {
@@ -59,6 +68,7 @@ struct Grants {
   uint64_t endpoint_koid = 0;
   uint64_t peer_koid = 0;
   HandleRights rights;
+  bool queues = false;  // The broker makes submission queues.
   std::vector<GrantedRegion> regions;
   std::optional<shm::SealedMemfd> signal;
   uint32_t signal_offset_bytes = 0;
@@ -68,5 +78,19 @@ struct Grants {
 // not what was announced. All descriptors are closed on failure.
 absl::StatusOr<Grants> VerifyGrants(const v1::GrantSet& claimed, std::vector<shm::UniqueFd> fds,
                                     EndpointId expected_endpoint);
+
+// A submission queue. V1 and V2 hold for it, and COMPLETE is sealed against every future writer.
+struct QueueSections {
+  shm::SubmissionLayout layout;
+  shm::SealedMemfd submission;
+  shm::SealedMemfd completion;
+  shm::UniqueFd kick;
+};
+// The descriptors of a queue, and no more.
+inline constexpr size_t kQueueFds = 3;
+
+// Errors as VerifyGrants. `claimed` is one without a failure.
+absl::StatusOr<QueueSections> VerifyQueue(const v1::QueueGrant& claimed,
+                                          std::vector<shm::UniqueFd> fds);
 
 }  // namespace iob

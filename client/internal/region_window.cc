@@ -110,16 +110,15 @@ absl::StatusOr<shm::AddressRange> MapRing(const GrantedRegion& region, uint64_t 
 
 absl::StatusOr<shm::AddressRange> MapWindow(const GrantedRegion& region, HandleRights handle,
                                             const RegionWindow& window) {
+  if (region.direct) {
+    return WithReason(absl::UnimplementedError(absl::StrCat(
+                          "region ", region.index, " of discipline ", ToString(region.discipline),
+                          " is not one range of memory: open it")),
+                      "UNSUPPORTED");
+  }
   IOB_RETURN_IF_ERROR(CheckProt(region, handle, window.prot));
   IOB_ASSIGN_OR_RETURN(const uint64_t size_bytes, CheckRange(region.size_bytes, window));
   const bool writable = Has(window.prot, Prot::kWrite);
-  if (region.discipline > Discipline::kMediatedRing) {
-    return WithReason(
-        absl::UnimplementedError(absl::StrCat("this version of libiob does not know how a region "
-                                              "of discipline ",
-                                              ToString(region.discipline), " lies in memory")),
-        "UNSUPPORTED");
-  }
   if (IsRing(region)) return MapRing(region, window.offset_bytes, size_bytes, writable);
   // Not empty, so it has memory: the right to read it was found there.
   const shm::Part part{.memfd = &region.data->memfd,

@@ -49,20 +49,57 @@ IdAllocatorInfo FromWire(const v1::IdAllocatorInfo& info) {
           .damaged = info.damaged()};
 }
 
+MediatedRingOptions FromWire(const v1::MediatedRingOptions& options) {
+  return {.policy = EnumFromWire(options.policy(), RingPolicy::kDropNew, RingPolicy::kBlock,
+                                 RingPolicy::kDropNew),
+          .block = std::chrono::milliseconds(options.block_ms()),
+          .gap_records = options.gap_records(),
+          .stamped = options.stamped(),
+          .followers = options.followers(),
+          .writer_records_max = options.writer_records_max(),
+          .writer_bytes_max = options.writer_bytes_max()};
+}
+
+ReserveRingOptions FromWire(const v1::ReserveRingOptions& options) {
+  return {.mode = EnumFromWire(options.mode(), ReserveMode::kLanes, ReserveMode::kShared,
+                               ReserveMode::kLanes),
+          .lanes = options.lanes(),
+          .granule_bytes = options.granule_bytes(),
+          .consumer_clears = options.consumer_clears(),
+          .stamped = options.stamped(),
+          .on_stall = EnumFromWire(options.on_stall(), StallPolicy::kWait, StallPolicy::kKill,
+                                   StallPolicy::kWait),
+          .stall = std::chrono::milliseconds(options.stall_ms())};
+}
+
+Discipline FromWire(v1::Discipline discipline, Discipline otherwise) {
+  return EnumFromWire(discipline, Discipline::kNone, Discipline::kSlot, otherwise);
+}
+
+// nullopt for a message that was left out.
+template <typename Message>
+auto OptionalFromWire(bool present, const Message& message) {
+  return present ? std::optional(FromWire(message)) : std::nullopt;
+}
+
 RegionInfo FromWire(const v1::RegionInfo& region) {
+  const Discipline discipline = FromWire(region.discipline(), Discipline::kNone);
   return {.index = region.index(),
           .type = EnumFromWire(region.type(), RegionType::kPrivate, RegionType::kShared,
                                RegionType::kPrivate),
-          .discipline = EnumFromWire(region.discipline(), Discipline::kNone, Discipline::kSlot,
-                                     Discipline::kNone),
+          .discipline = discipline,
           .size_bytes = region.size_bytes(),
           .access = AccessBits(region.access_bits()),
           .koid = region.koid(),
           .tag = region.tag(),
           .ep0_enforcement = FromWire(region.ep0_enforcement()),
           .ep1_enforcement = FromWire(region.ep1_enforcement()),
-          .id_allocator = region.has_id_allocator() ? std::optional(FromWire(region.id_allocator()))
-                                                    : std::nullopt};
+          .id_allocator = OptionalFromWire(region.has_id_allocator(), region.id_allocator()),
+          .mediated_ring = OptionalFromWire(region.has_mediated_ring(), region.mediated_ring()),
+          .reserve_ring = OptionalFromWire(region.has_reserve_ring(), region.reserve_ring()),
+          .slot_value_bytes = discipline == Discipline::kSlot
+                                  ? std::optional(region.slot_value_bytes())
+                                  : std::nullopt};
 }
 
 EndpointInfo FromWire(const v1::EndpointInfo& endpoint) {
@@ -97,7 +134,35 @@ WriterShare FromWire(const v1::WriterStats& writer) {
           .attempted_bytes = writer.attempted_bytes(),
           .stored_records = writer.stored_records(),
           .stored_bytes = writer.stored_bytes(),
-          .rejected = LossesFromWire(writer.rejected())};
+          .rejected = LossesFromWire(writer.rejected()),
+          .seat = writer.seat(),
+          .discarded_records = writer.discarded_records()};
+}
+
+absl::Status ToWire(const MediatedRingOptions& options, v1::MediatedRingOptions* ret_options) {
+  IOB_ASSIGN_OR_RETURN(const uint32_t block_ms, MillisecondsToWire("a wait", options.block));
+  ret_options->set_policy(static_cast<v1::RingPolicy>(options.policy));
+  ret_options->set_block_ms(block_ms);
+  ret_options->set_gap_records(options.gap_records);
+  ret_options->set_stamped(options.stamped);
+  ret_options->set_followers(options.followers);
+  ret_options->set_writer_records_max(options.writer_records_max);
+  ret_options->set_writer_bytes_max(options.writer_bytes_max);
+  return absl::OkStatus();
+}
+
+absl::Status ToWire(const ReserveRingOptions& options, v1::ReserveRingOptions* ret_options) {
+  IOB_ASSIGN_OR_RETURN(const uint32_t stall_ms, MillisecondsToWire("a stall", options.stall));
+  ret_options->set_mode(static_cast<v1::ReserveMode>(options.mode));
+  ret_options->set_lanes(options.lanes);
+  ret_options->set_granule_bytes(options.granule_bytes);
+  ret_options->set_consumer_clears(options.consumer_clears);
+  ret_options->set_stamped(options.stamped);
+  // The one that is the default is not said: it is for one of the modes only.
+  if (options.on_stall != StallPolicy::kWait)
+    ret_options->set_on_stall(static_cast<v1::StallPolicy>(options.on_stall));
+  ret_options->set_stall_ms(stall_ms);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<Secret> SecretFromWire(const std::string& bytes) {
@@ -121,7 +186,7 @@ std::string ToWire(const Handle& handle) {
   return std::string(reinterpret_cast<const char*>(handle.secret().data()), handle.secret().size());
 }
 
-void ToWire(const RegionSpec& spec, v1::RegionSpec* ret_spec) {
+absl::Status ToWire(const RegionSpec& spec, v1::RegionSpec* ret_spec) {
   ret_spec->set_type(static_cast<v1::RegionType>(spec.type));
   ret_spec->set_discipline(static_cast<v1::Discipline>(spec.discipline));
   ret_spec->set_size_bytes(spec.size_bytes);
@@ -130,14 +195,28 @@ void ToWire(const RegionSpec& spec, v1::RegionSpec* ret_spec) {
   ret_spec->set_required_enforcement(static_cast<v1::Enforcement>(spec.required_enforcement));
   if (spec.shared_region) ret_spec->set_shared_region(ToWire(*spec.shared_region));
   ret_spec->set_interned_blobs_max(spec.interned_blobs_max);
+  // Left out when nothing is chosen, as in a program that does not know that there is a choice.
+  if (spec.mediated_ring != MediatedRingOptions()) {
+    IOB_RETURN_IF_ERROR(ToWire(spec.mediated_ring, ret_spec->mutable_mediated_ring()));
+  }
+  if (spec.reserve_ring != ReserveRingOptions() || spec.discipline == Discipline::kReserveRing) {
+    IOB_RETURN_IF_ERROR(ToWire(spec.reserve_ring, ret_spec->mutable_reserve_ring()));
+  }
+  ret_spec->set_slot_value_bytes(spec.slot_value_bytes);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<uint32_t> LeaseToWire(std::chrono::milliseconds lease) {
-  if (lease.count() < 0) {
-    return WithReason(absl::InvalidArgumentError(absl::StrCat("a lease of ", lease.count(), " ms")),
+  return MillisecondsToWire("a lease", lease);
+}
+
+absl::StatusOr<uint32_t> MillisecondsToWire(absl::string_view what,
+                                            std::chrono::milliseconds time) {
+  if (time.count() < 0) {
+    return WithReason(absl::InvalidArgumentError(absl::StrCat(what, " of ", time.count(), " ms")),
                       "INVALID_ARGUMENT");
   }
-  return static_cast<uint32_t>(std::min<int64_t>(lease.count(), UINT32_MAX));
+  return static_cast<uint32_t>(std::min<int64_t>(time.count(), UINT32_MAX));
 }
 
 EndpointId FromWire(v1::EndpointId endpoint) {
@@ -237,6 +316,12 @@ std::optional<WatchedEvent> FromWire(const v1::WatchEventsResponse& event) {
     case v1::WatchEventsResponse::kUpdated:
       result.kind = Kind::kSharedRegionUpdated;
       return result;
+    case v1::WatchEventsResponse::kStalled:
+      result.kind = Kind::kProducerStalled;
+      result.region_index = event.stalled().region_index();
+      result.holder = FromWire(event.stalled().holder());
+      result.killed = event.stalled().killed();
+      return result;
     case v1::WatchEventsResponse::WHAT_NOT_SET:
       break;
   }
@@ -262,9 +347,22 @@ RingStats FromWire(const v1::RingStats& stats) {
                  .high_water_bytes = stats.high_water_bytes(),
                  .capacity_bytes = stats.capacity_bytes(),
                  .tail_violations = stats.tail_violations(),
-                 .writers = {}};
+                 .writers = {},
+                 .overwritten_bytes = stats.overwritten_bytes(),
+                 .claimed = stats.claimed(),
+                 .discipline = FromWire(stats.discipline(), Discipline::kMediatedRing)};
   for (const v1::WriterStats& writer : stats.writers()) ring.writers.push_back(FromWire(writer));
   return ring;
+}
+
+BufferStats FromWire(const v1::GetStatsResponse& stats) {
+  BufferStats result{.buffer_koid = stats.buffer_koid(), .rings = {}};
+  for (const v1::RingStats& ring : stats.rings()) result.rings.push_back(FromWire(ring));
+  return result;
+}
+
+StatsBeat FromWire(const v1::WatchStatsResponse& beat) {
+  return {.time = FromWire(beat.time()), .stats = FromWire(beat.stats())};
 }
 
 Limits FromWire(const v1::GetLimitsResponse& limits) {

@@ -14,7 +14,9 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "client/event_watch.h"
+#include "client/stats_watch.h"
 #include "client/types.h"
 #include "iob/v1/broker.pb.h"
 #include "iob/v1/types.pb.h"
@@ -23,11 +25,14 @@ namespace iob {
 
 v1::EndpointId ToWire(EndpointId endpoint);
 std::string ToWire(const Handle& handle);
-void ToWire(const RegionSpec& spec, v1::RegionSpec* ret_spec);
+// INVALID_ARGUMENT for a time that is negative.
+absl::Status ToWire(const RegionSpec& spec, v1::RegionSpec* ret_spec);
 
 // A lease that no field can hold is sent as the longest that one can. INVALID_ARGUMENT for one that
 // is negative.
 absl::StatusOr<uint32_t> LeaseToWire(std::chrono::milliseconds lease);
+// The same of any other time, which is called `what` when it is refused: "an interval".
+absl::StatusOr<uint32_t> MillisecondsToWire(absl::string_view what, std::chrono::milliseconds time);
 
 EndpointId FromWire(v1::EndpointId endpoint);
 BufferInfo FromWire(const v1::BufferInfo& info);
@@ -38,6 +43,8 @@ std::optional<WatchedEvent> FromWire(const v1::WatchEventsResponse& event);
 // Why a watch is over whose object is gone: NOT_FOUND.
 absl::Status EndOfWatch();
 RingStats FromWire(const v1::RingStats& stats);
+BufferStats FromWire(const v1::GetStatsResponse& stats);
+StatsBeat FromWire(const v1::WatchStatsResponse& beat);
 Limits FromWire(const v1::GetLimitsResponse& limits);
 
 // INTERNAL unless it is 16 bytes: then the daemon is not one of ours.

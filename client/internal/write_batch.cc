@@ -48,6 +48,10 @@ static_assert(kEnvelopeBytesMax + kFieldsBytesMax + 1 + VarintBytes(shm::kRecord
 
 WriteBatchEncoder::WriteBatchEncoder(uint32_t region_index, uint32_t wait_ms)
     : buffer_(kHeadRoomBytes + shm::kPacketBytesMax) {
+  SetWait(region_index, wait_ms);
+}
+
+void WriteBatchEncoder::SetWait(uint32_t region_index, uint32_t wait_ms) {
   static_assert(kEnvelopeBytesMax + kFieldsBytesMax <= kHeadRoomBytes);
   std::byte* end = fields_.data();
   if (region_index != 0) {

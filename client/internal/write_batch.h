@@ -30,6 +30,9 @@ class WriteBatchEncoder {
 
   WriteBatchEncoder(uint32_t region_index, uint32_t wait_ms);
 
+  // As if made with these. Only while it is empty.
+  void SetWait(uint32_t region_index, uint32_t wait_ms);
+
   bool empty() const { return record_count_ == 0; }
   size_t record_count() const { return record_count_; }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <string_view>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "client/iobctl/region_spec.h"
@@ -29,6 +30,32 @@ void AddOwner(const Holder& owner, JsonWriter* json) {
   json->EndObject();
 }
 
+void AddOptions(const RegionInfo& region, JsonWriter* json) {
+  if (const auto& options = region.mediated_ring) {
+    json->BeginObject("mediated_ring");
+    json->Member("policy", ToString(options->policy));
+    json->Member("block_ms", int64_t{options->block.count()});
+    json->Member("gap_records", options->gap_records);
+    json->Member("stamped", options->stamped);
+    json->Member("followers", options->followers);
+    json->Member("writer_records_max", options->writer_records_max);
+    json->Member("writer_bytes_max", options->writer_bytes_max);
+    json->EndObject();
+  }
+  if (const auto& options = region.reserve_ring) {
+    json->BeginObject("reserve_ring");
+    json->Member("mode", ToString(options->mode));
+    json->Member("lanes", uint64_t{options->lanes});
+    json->Member("granule_bytes", uint64_t{options->granule_bytes});
+    json->Member("consumer_clears", options->consumer_clears);
+    json->Member("stamped", options->stamped);
+    json->Member("on_stall", ToString(options->on_stall));
+    json->Member("stall_ms", int64_t{options->stall.count()});
+    json->EndObject();
+  }
+  if (region.slot_value_bytes) json->Member("slot_value_bytes", *region.slot_value_bytes);
+}
+
 void AddRegion(const RegionInfo& region, JsonWriter* json) {
   json->BeginObject();
   json->Member("index", uint64_t{region.index});
@@ -46,6 +73,7 @@ void AddRegion(const RegionInfo& region, JsonWriter* json) {
     AddIdAllocator(*region.id_allocator, json);
     json->EndObject();
   }
+  AddOptions(region, json);
   json->EndObject();
 }
 
@@ -77,17 +105,6 @@ void AddEndpoint(const EndpointInfo& endpoint, uint64_t related_koid, JsonWriter
   json->EndObject();
 }
 
-void AddLosses(const std::vector<LossCount>& losses, JsonWriter* json) {
-  json->BeginObject("rejected");
-  for (const LossCount& loss : losses) {
-    json->BeginObject(ToString(loss.cause));
-    json->Member("records", loss.records);
-    json->Member("bytes", loss.bytes);
-    json->EndObject();
-  }
-  json->EndObject();
-}
-
 void AddWriter(const WriterShare& writer, JsonWriter* json) {
   json->BeginObject();
   json->Member("endpoint", ToString(writer.endpoint));
@@ -97,27 +114,8 @@ void AddWriter(const WriterShare& writer, JsonWriter* json) {
   json->Member("stored_records", writer.stored_records);
   json->Member("stored_bytes", writer.stored_bytes);
   AddLosses(writer.rejected, json);
-  json->EndObject();
-}
-
-void AddRing(const RingStats& ring, JsonWriter* json) {
-  json->BeginObject();
-  json->Member("region_index", uint64_t{ring.region_index});
-  json->Member("attempted_records", ring.attempted_records);
-  json->Member("attempted_bytes", ring.attempted_bytes);
-  json->Member("stored_records", ring.stored_records);
-  json->Member("stored_bytes", ring.stored_bytes);
-  AddLosses(ring.rejected, json);
-  json->Member("consumed_records", ring.consumed_records);
-  json->Member("overwritten_records", ring.overwritten_records);
-  json->Member("resident_records", ring.resident_records);
-  json->Member("resident_bytes", ring.resident_bytes);
-  json->Member("high_water_bytes", ring.high_water_bytes);
-  json->Member("capacity_bytes", ring.capacity_bytes);
-  json->Member("tail_violations", ring.tail_violations);
-  json->BeginArray("writers");
-  for (const WriterShare& writer : ring.writers) AddWriter(writer, json);
-  json->EndArray();
+  json->Member("seat", uint64_t{writer.seat});
+  json->Member("discarded_records", writer.discarded_records);
   json->EndObject();
 }
 
@@ -127,6 +125,13 @@ std::string DescribeHolders(const std::vector<Holder>& holders) {
     absl::StrAppend(&text, text.empty() ? "" : ", ", DisplayHolder(holder));
   }
   return text.empty() ? "-" : text;
+}
+
+// What was chosen for it when it was made.
+std::string DescribeOptions(const RegionInfo& region) {
+  if (region.slot_value_bytes)
+    return absl::StrCat("values of up to ", FormatCount(*region.slot_value_bytes), " B");
+  return FormatOptions(region);
 }
 
 std::string DescribeRegions(const std::vector<RegionInfo>& regions) {
@@ -140,8 +145,13 @@ std::string DescribeRegions(const std::vector<RegionInfo>& regions) {
                   ToString(region.ep0_enforcement), ToString(region.ep1_enforcement),
                   region.tag == 0 ? "writer's koid" : absl::StrCat(region.tag)});
   }
-  return absl::StrCat(table.Render(),
-                      "(r w: map for reading, writing; R W: the broker reads, writes for it)\n");
+  std::string text = absl::StrCat(
+      table.Render(), "(r w: map for reading, writing; R W: the broker reads, writes for it)\n");
+  for (const RegionInfo& region : regions) {
+    const std::string options = DescribeOptions(region);
+    if (!options.empty()) absl::StrAppend(&text, "region ", region.index, ": ", options, "\n");
+  }
+  return text;
 }
 
 std::string DescribeEndpoints(const std::vector<EndpointInfo>& endpoints) {
@@ -169,7 +179,8 @@ std::string DescribeRing(const RingStats& ring) {
   if (ring.rejected.empty()) table.AddRow({"lost", "0", "0 B"});
   table.AddRow({"consumed", FormatCount(ring.consumed_records), ""});
   if (ring.overwritten_records != 0) {
-    table.AddRow({"overwritten", FormatCount(ring.overwritten_records), ""});
+    table.AddRow({"overwritten", FormatCount(ring.overwritten_records),
+                  absl::StrCat(FormatBytes(ring.overwritten_bytes), " of the ring")});
   }
   table.AddRow(
       {"in the ring", FormatCount(ring.resident_records),
@@ -178,15 +189,23 @@ std::string DescribeRing(const RingStats& ring) {
   for (const WriterShare& writer : ring.writers) {
     uint64_t lost = 0;
     for (const LossCount& loss : writer.rejected) lost += loss.records;
-    table.AddRow({absl::StrCat("by ", ToString(writer.endpoint)),
-                  FormatCount(writer.attempted_records),
-                  absl::StrCat(FormatBytes(writer.attempted_bytes), ", stored ",
-                               FormatCount(writer.stored_records), ", lost ", FormatCount(lost))});
+    std::string name = absl::StrCat("by ", ToString(writer.endpoint));
+    std::string account =
+        absl::StrCat(FormatBytes(writer.attempted_bytes), ", stored ",
+                     FormatCount(writer.stored_records), ", lost ", FormatCount(lost));
+    if (ring.claimed) {
+      absl::StrAppend(&name, " seat ", writer.seat);
+      absl::StrAppend(&account, ", discarded ", FormatCount(writer.discarded_records));
+    }
+    table.AddRow({std::move(name), FormatCount(writer.attempted_records), std::move(account)});
   }
   if (ring.tail_violations != 0) {
     table.AddRow({"refused tails", FormatCount(ring.tail_violations), "a consumer misbehaves"});
   }
-  return table.Render();
+  std::string text = table.Render();
+  // Nobody stands between a producer and these figures.
+  if (ring.claimed) absl::StrAppend(&text, "(as its producers and its consumer count)\n");
+  return text;
 }
 
 }  // namespace
@@ -227,6 +246,39 @@ void AddBuffer(const BufferInfo& buffer, JsonWriter* json) {
   json->EndArray();
 }
 
+void AddLosses(const std::vector<LossCount>& losses, JsonWriter* json) {
+  json->BeginObject("rejected");
+  for (const LossCount& loss : losses) {
+    json->BeginObject(ToString(loss.cause));
+    json->Member("records", loss.records);
+    json->Member("bytes", loss.bytes);
+    json->EndObject();
+  }
+  json->EndObject();
+}
+
+void AddRing(const RingStats& ring, JsonWriter* json) {
+  json->Member("region_index", uint64_t{ring.region_index});
+  json->Member("discipline", ToString(ring.discipline));
+  json->Member("claimed", ring.claimed);
+  json->Member("attempted_records", ring.attempted_records);
+  json->Member("attempted_bytes", ring.attempted_bytes);
+  json->Member("stored_records", ring.stored_records);
+  json->Member("stored_bytes", ring.stored_bytes);
+  AddLosses(ring.rejected, json);
+  json->Member("consumed_records", ring.consumed_records);
+  json->Member("overwritten_records", ring.overwritten_records);
+  json->Member("overwritten_bytes", ring.overwritten_bytes);
+  json->Member("resident_records", ring.resident_records);
+  json->Member("resident_bytes", ring.resident_bytes);
+  json->Member("high_water_bytes", ring.high_water_bytes);
+  json->Member("capacity_bytes", ring.capacity_bytes);
+  json->Member("tail_violations", ring.tail_violations);
+  json->BeginArray("writers");
+  for (const WriterShare& writer : ring.writers) AddWriter(writer, json);
+  json->EndArray();
+}
+
 void AddSharedRegion(const SharedRegionInfo& region, JsonWriter* json) {
   json->Member("koid", region.koid);
   AddOwner(region.owner, json);
@@ -251,7 +303,11 @@ void AddReport(const BufferReport& report, JsonWriter* json) {
   AddBuffer(report.buffer, json);
   if (report.stats) {
     json->BeginArray("rings");
-    for (const RingStats& ring : report.stats->rings) AddRing(ring, json);
+    for (const RingStats& ring : report.stats->rings) {
+      json->BeginObject();
+      AddRing(ring, json);
+      json->EndObject();
+    }
     json->EndArray();
   }
   json->BeginArray("shared_regions");
@@ -270,6 +326,26 @@ void AddTicket(const Ticket& ticket, JsonWriter* json) {
   json->Member("socket_path", ticket.socket_path());
   json->Member("lifetime_ms", int64_t{ticket.lifetime().count()});
   json->EndObject();
+}
+
+std::string DisplayDisciplines(const std::vector<RegionInfo>& regions) {
+  std::vector<std::pair<Discipline, size_t>> counts;
+  for (const RegionInfo& region : regions) {
+    const auto known = std::find_if(counts.begin(), counts.end(), [&region](const auto& count) {
+      return count.first == region.discipline;
+    });
+    if (known == counts.end()) {
+      counts.emplace_back(region.discipline, 1);
+    } else {
+      ++known->second;
+    }
+  }
+  std::string text;
+  for (const auto& [discipline, count] : counts) {
+    absl::StrAppend(&text, text.empty() ? "" : ", ",
+                    count == 1 ? std::string() : absl::StrCat(count, " "), ToString(discipline));
+  }
+  return text.empty() ? "-" : text;
 }
 
 std::string DisplayName(const BufferInfo& buffer) {

@@ -25,6 +25,8 @@ struct BufferReport {
 void AddBuffer(const BufferInfo& buffer, JsonWriter* json);
 void AddReport(const BufferReport& report, JsonWriter* json);
 void AddSharedRegion(const SharedRegionInfo& region, JsonWriter* json);
+void AddRing(const RingStats& ring, JsonWriter* json);
+void AddLosses(const std::vector<LossCount>& losses, JsonWriter* json);
 void AddIdAllocator(const IdAllocatorInfo& ids, JsonWriter* json);
 void AddHolder(const Holder& holder, JsonWriter* json);
 void AddCloseReason(const CloseReason& reason, JsonWriter* json);
@@ -38,6 +40,8 @@ std::string DescribeSharedRegion(const SharedRegionInfo& region);
 // A table of those regions that are id allocators; empty when none is.
 std::string DescribeIdAllocators(const std::vector<RegionInfo>& regions);
 
+// "mediated-ring", "2 none, slot": of all regions, in the order in which they first come.
+std::string DisplayDisciplines(const std::vector<RegionInfo>& regions);
 // "logs", or "#12" for a buffer without a name; escaped.
 std::string DisplayName(const BufferInfo& buffer);
 // "open", "2 attached", "killed(9)".

@@ -233,12 +233,8 @@ void AddCreate(CLI::App* app, const Globals* globals, Command* selected) {
   add_list("--ring", &flags->rings,
            "A ring of SIZE (4MiB) that ep0 consumes and ep1 writes; may be repeated")
       ->type_name("SIZE[:OPTIONS]");
-  add_list(
-      "--region", &flags->regions,
-      "A region, behind the rings: KIND:SIZE[:ep0=RIGHTS,ep1=RIGHTS,tag=N,require=LEVEL] with\n"
-      "KIND ring, id (blobs with ids; intern=N gives equal ones the same) or none (bytes);\n"
-      "RIGHTS of r w (map) R W (through the broker), - for none;\n"
-      "LEVEL advisory, dac, sealed or mediated")
+  add_list("--region", &flags->regions,
+           "A region, behind the rings: KIND:SIZE[:OPTION,OPTION...], see below")
       ->type_name("SPEC");
   add_list("--ticket", &flags->tickets,
            "Print a ticket for ep0 or ep1, bound to UID (default: yours), instead of holding it")
@@ -261,6 +257,22 @@ void AddCreate(CLI::App* app, const Globals* globals, Command* selected) {
       "  iobctl create --ring 1MiB --ticket ep0:1000 --ticket ep1 --json\n"
       "  iobctl create both --region ring:1MiB --region none:64KiB:ep0=rw,ep1=r\n"
       "  iobctl create names --region id:64KiB:intern=1000 --lease 10m\n"
+      "  iobctl create trace --region reserve-ring:1M,lanes=4,clears,stamped --lease 10m\n"
+      "Kinds of regions, and their options:\n"
+      "  ring          the broker appends for ep1, ep0 consumes; policy=drop-new|overwrite|block,\n"
+      "                block=TIME (how long a write waits), gaps (losses are told in the stream),\n"
+      "                stamped (number and time in each record), followers (readers may sleep),\n"
+      "                writer-records=N, writer-bytes=SIZE (of one writer at once)\n"
+      "  reserve-ring  ep1 writes in place, ep0 consumes; lanes=N (producers, one ring each),\n"
+      "                clears (the consumer zeroes), stamped; or shared (one ring for all of "
+      "them),\n"
+      "                granule=SIZE, on-stall=wait|kill, stall=TIME (a producer that stopped)\n"
+      "  broadcast     ep1 writes, any number follow as ep0, the oldest is overwritten\n"
+      "  slot          the latest value only; SIZE is the value's\n"
+      "  id            blobs with ids; intern=N (equal blobs get the same one)\n"
+      "  none          bytes\n"
+      "Options of all: ep0=RIGHTS, ep1=RIGHTS (r w map, R W through the broker, - none), tag=N,\n"
+      "require=advisory|dac|sealed|mediated.\n"
       "Regions that many buffers share need handles, which belong to one process and are never\n"
       "printed: make them with Broker::CreateSharedRegion of the library.");
   command->callback([=] { *selected = [=] { return Create(*globals, *flags); }; });

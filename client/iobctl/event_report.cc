@@ -60,6 +60,9 @@ std::string DescribeDetails(const WatchedEvent& event) {
       return ToString(event.reason);
     case Kind::kSignalsChanged:
       return SignalsToString(event.signals);
+    case Kind::kProducerStalled:
+      return absl::StrCat("region ", event.region_index, " waits for ", DisplayHolder(event.holder),
+                          event.killed ? ", who was killed" : "");
     case Kind::kBufferGone:
     case Kind::kSharedRegionUpdated:
       return "";
@@ -99,6 +102,11 @@ void AddDetails(const WatchedEvent& event, JsonWriter* json) {
       return;
     case Kind::kEndpointClosed:
       AddCloseReason(event.reason, json);
+      return;
+    case Kind::kProducerStalled:
+      AddWho(event.holder, json);
+      json->Member("region_index", uint64_t{event.region_index});
+      json->Member("killed", event.killed);
       return;
     case Kind::kBufferGone:
     case Kind::kSharedRegionUpdated:

@@ -99,6 +99,11 @@ void JsonWriter::Member(std::string_view key, std::string_view value) {
   Quote(value);
 }
 
+void JsonWriter::Member(std::string_view key, double value) {
+  Key(key);
+  absl::StrAppendFormat(&text_, "%.3f", value);
+}
+
 void JsonWriter::Member(std::string_view key, bool value) {
   Key(key);
   text_ += value ? "true" : "false";

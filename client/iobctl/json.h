@@ -32,6 +32,8 @@ class JsonWriter {
   void Member(std::string_view key, uint64_t value);
   void Member(std::string_view key, int64_t value);
   void Member(std::string_view key, std::string_view value);
+  // To three places.
+  void Member(std::string_view key, double value);
   void Member(std::string_view key, bool value);
   // Without it, text would turn into bool.
   void Member(std::string_view key, const char* value) { Member(key, std::string_view(value)); }

@@ -47,16 +47,17 @@ class Listing {
  private:
   void AddRow(const BufferInfo& buffer) {
     const bool both = buffer.endpoints.size() == 2;
-    table_.AddRow({absl::StrCat(buffer.koid), DisplayName(buffer),
-                   absl::StrCat(buffer.regions.size()), FormatBytes(buffer.memory_bytes),
-                   both ? DisplayState(buffer.endpoints[0]) : "?",
-                   both ? DisplayState(buffer.endpoints[1]) : "?",
-                   absl::StrCat("uid ", buffer.owner.uid), FormatTime(buffer.create_time)});
+    table_.AddRow(
+        {absl::StrCat(buffer.koid), DisplayName(buffer), absl::StrCat(buffer.regions.size()),
+         FormatBytes(buffer.memory_bytes), both ? DisplayState(buffer.endpoints[0]) : "?",
+         both ? DisplayState(buffer.endpoints[1]) : "?", absl::StrCat("uid ", buffer.owner.uid),
+         FormatTime(buffer.create_time), DisplayDisciplines(buffer.regions)});
   }
 
   bool json_;
   bool empty_ = true;
-  Table table_{{"KOID", "NAME", "REGIONS", "MEMORY", "EP0", "EP1", "OWNER", "CREATED"}};
+  Table table_{
+      {"KOID", "NAME", "REGIONS", "MEMORY", "EP0", "EP1", "OWNER", "CREATED", "DISCIPLINES"}};
 };
 
 absl::StatusOr<int> List(const Globals& globals, const std::string& prefix) {

@@ -9,6 +9,7 @@
 #include "client/iobctl/buffer_report.h"
 #include "client/iobctl/command.h"
 #include "client/iobctl/named_handle.h"
+#include "client/iobctl/stat_follow.h"
 #include "shm/result.h"
 
 namespace iob::ctl {
@@ -17,6 +18,8 @@ namespace {
 struct StatFlags {
   std::string name;
   std::string endpoint;
+  bool follow = false;
+  std::string interval_text = "1s";
 };
 
 // For those who are not its owner, but may open it: what their endpoint is told.
@@ -105,6 +108,15 @@ void Print(const Globals& globals, const SharedRegionInfo& region) {
 }
 
 absl::StatusOr<int> Stat(const Globals& globals, const StatFlags& flags) {
+  if (flags.follow) {
+    if (!flags.endpoint.empty()) {
+      return UsageError("--ep", absl::InvalidArgumentError(
+                                    "an endpoint is not told the ledgers that --follow shows"));
+    }
+    const absl::StatusOr<std::chrono::milliseconds> interval = ParseInterval(flags.interval_text);
+    if (!interval.ok()) return UsageError("--interval", interval.status());
+    return FollowStats(globals, flags.name, *interval);
+  }
   IOB_ASSIGN_OR_RETURN(Broker broker, ConnectTo(globals));
   const absl::StatusOr<BufferReport> report = MakeReport(&broker, flags);
   const BufferKey key = KeyOf(flags.name);
@@ -129,11 +141,25 @@ void AddStat(CLI::App* app, const Globals* globals, Command* selected) {
   auto flags = std::make_shared<StatFlags>();
   command->add_option("NAME", flags->name, "Name of the buffer, or #KOID, also of a shared region")
       ->required();
+  CLI::Option* const follow =
+      command->add_flag("-f,--follow", flags->follow,
+                        "What becomes of records, per second, again and again until the buffer is "
+                        "gone: a table on a\n"
+                        "terminal, else a line per ring, an object with --json");
+  command->add_option("--interval", flags->interval_text, "Of --follow: from 10ms to 1h")
+      ->type_name("TIME")
+      ->capture_default_str()
+      ->needs(follow);
   AddEndpointOption(command,
                     "Look through this endpoint; default: as its owner, else through one that you\n"
                     "may open",
                     &flags->endpoint);
-  command->footer("Example:\n  iobctl stat logs\n  iobctl stat logs --json | jq .rings");
+  command->footer(
+      "Example:\n"
+      "  iobctl stat logs\n"
+      "  iobctl stat logs --json | jq .rings\n"
+      "  iobctl stat logs --follow --interval 200ms\n"
+      "  iobctl stat logs --follow --json | jq -c '.rings[].per_second'");
   command->callback([=] { *selected = [=] { return Stat(*globals, *flags); }; });
 }
 

@@ -90,7 +90,6 @@ inline constexpr Expected kPeerClosed = {absl::StatusCode::kFailedPrecondition, 
 inline constexpr Expected kNameTaken = {absl::StatusCode::kAlreadyExists, "NAME_TAKEN"};
 inline constexpr Expected kInUse = {absl::StatusCode::kFailedPrecondition, "IN_USE"};
 inline constexpr Expected kNotFound = {absl::StatusCode::kNotFound, "NOT_FOUND"};
-inline constexpr Expected kUnsupported = {absl::StatusCode::kUnimplemented, "UNSUPPORTED"};
 inline constexpr Expected kEnforcement = {absl::StatusCode::kFailedPrecondition, "ENFORCEMENT"};
 inline constexpr Expected kDetached = {absl::StatusCode::kFailedPrecondition, "DETACHED"};
 

@@ -340,12 +340,23 @@ TEST_P(Matrix_3_3, UnknownDisciplinesAreInvalid) {
   Close(shared.handle);
 }
 
-TEST_P(Matrix_3_3, WhatIsPlannedIsUnsupportedAndNotInvalid) {
+TEST_P(Matrix_3_3, RingsOfOursWantOneWhoProducesAndOneWhoConsumes) {
   for (const auto discipline :
        {v1::DISCIPLINE_RESERVE_RING, v1::DISCIPLINE_BROADCAST, v1::DISCIPLINE_SLOT}) {
-    v1::RegionSpec region = PlainRegion(2 * kPage);
-    region.set_discipline(discipline);
-    EXPECT_EQ(Create({region}), kUnsupported) << region.ShortDebugString();
+    for (uint32_t bits = 0; bits < 0x100; ++bits) {
+      v1::RegionSpec region = PlainRegion(2 * kPage);
+      region.set_discipline(discipline);
+      region.set_access_bits(bits);
+      const bool roles_are_clear = bits == 0x13 || bits == 0x31;
+      if (roles_are_clear) continue;  // Made below: two hundred buffers would be many.
+      EXPECT_EQ(Create({region}), zx::kInvalidArgs) << region.ShortDebugString();
+    }
+    for (const uint32_t bits : {0x13u, 0x31u}) {
+      v1::RegionSpec region = PlainRegion(2 * kPage);
+      region.set_discipline(discipline);
+      region.set_access_bits(bits);
+      EXPECT_EQ(Create({region}), zx::kOk) << region.ShortDebugString();
+    }
   }
 }
 

@@ -29,7 +29,12 @@ expect_exit 2 "'0' would end before" "$IOBCTL" create x --ring 64KiB --lease 0
 expect_exit 2 'more than a day' "$IOBCTL" create x --ring 64KiB --lease 25h
 expect_exit 2 "'soon' is not a time like" "$IOBCTL" create x --ring 64KiB --lease soon
 expect_exit 2 'excludes' "$IOBCTL" create x --ring 64KiB --lease 1m --hold
-expect_exit 2 "'slot' is not a kind of region; use ring, id or none" "$IOBCTL" create x --region slot:4096
+expect_exit 2 "'slots' is not a kind of region; use ring, reserve-ring, broadcast, slot, id or none" \
+  "$IOBCTL" create x --region slots:4096
+expect_exit 2 "'lanes=4' is for regions of kind reserve-ring only" "$IOBCTL" create x --ring 64KiB,lanes=4
+expect_exit 2 "'lane=4' is not one of lanes=, clears, .* require=" \
+  "$IOBCTL" create x --region reserve-ring:64KiB,lane=4
+expect_exit 0 'lanes=N' "$IOBCTL" create --help
 expect_exit 2 "'intern=5' is for regions of kind id only" "$IOBCTL" create x --region ring:64KiB:intern=5
 expect_exit 2 "'many' is not a number" "$IOBCTL" create x --region id:64KiB:intern=many
 expect_exit 1 'at most 4294963200' "$IOBCTL" create x --region id:8GiB
@@ -122,7 +127,92 @@ expect_json 'd == []' "$IOBCTL" --json ls nothing-like-it
 expect_line '^KOID  NAME' "$IOBCTL" ls nothing-like-it
 # A reader that has seen enough is no error.
 [[ $("$IOBCTL" ls | head -n 1) == KOID* ]] || fail "ls | head"
+unread "$IOBCTL" ls
+unread "$IOBCTL" ls --json
+unread "$IOBCTL" stat many-00001
 release
+
+# --- stat --follow ----------------------------------------------------------------------------------
+
+beats() { (($(wc -l <"$WORK/beats") >= $1)); }
+# follow WHAT...: in the background, what it says in $WORK/beats; `followed`: it has ended, well.
+follow() {
+  "$IOBCTL" stat "$@" >"$WORK/beats" 2>"$WORK/beats.err" &
+  FOLLOWER=$!
+}
+followed() {
+  local code=0
+  wait "$FOLLOWER" || code=$?
+  ((code == 0)) || fail "stat --follow ended with $code: $(cat "$WORK/beats.err")"
+}
+
+ok "$IOBCTL" create flow --ring 64KiB --lease 5m
+printf 'one\ntwo\n' | "$IOBCTL" write flow 2>/dev/null || fail "write"
+MOMENT='[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:]{8}\.[0-9]{3}'
+REST='in the ring 2, 48 B of 60\.0 KiB'
+follow flow --follow --interval 20ms
+eventually beats 3
+ok "$IOBCTL" rm flow
+followed
+head -n 1 "$WORK/beats" | grep -Eqx "$MOMENT  ring 0  2 records, 6 B so far  $REST" ||
+  fail "the first beat: $(cat "$WORK/beats")"
+tail -n +2 "$WORK/beats" |
+  grep -Evx "$MOMENT  ring 0  0 records/s, 0 B/s, consumed 0/s, lost 0/s  $REST" &&
+  fail "other beats: $(cat "$WORK/beats")"
+
+# What happens between two beats is a rate in the second one.
+ok "$IOBCTL" create flow --ring 64KiB --region none:4096 --ring 8KiB --lease 5m
+follow flow --follow --interval 10ms --json
+eventually beats 2
+seq 1 1000 | "$IOBCTL" write flow 2>/dev/null || fail "write"
+eventually grep -q '"stored_records":1000,' "$WORK/beats"
+ok "$IOBCTL" rm flow
+followed
+expect_json 'len(d) >= 3 and len({b["buffer_koid"] for b in d}) == 1
+  and all([r["region_index"] for r in b["rings"]] == [0, 1] for b in d)
+  and all(b["rings"][0]["discipline"] == "mediated-ring" for b in d)
+  and all(d[i]["time_unix_ms"] <= d[i + 1]["time_unix_ms"] for i in range(len(d) - 1))
+  and "per_second" not in d[0]["rings"][0] and all("per_second" in b["rings"][0] for b in d[1:])
+  and d[-1]["rings"][0]["stored_records"] == 1000
+  and max(b["rings"][0]["per_second"]["stored_records"] for b in d[1:]) > 0
+  and max(b["rings"][1]["per_second"]["stored_records"] for b in d[1:]) == 0' cat "$WORK/beats"
+
+# On a terminal: one table, drawn over itself.
+ok "$IOBCTL" create flow --ring 64KiB --lease 5m
+if command -v python3 >/dev/null; then
+  python3 -c 'import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)' \
+    "$IOBCTL" stat flow --follow --interval 20ms >"$WORK/beats" 2>"$WORK/beats.err" </dev/null &
+  FOLLOWER=$!
+  eventually grep -q $'\e\\[3A' "$WORK/beats"
+  ok "$IOBCTL" rm flow
+  followed
+  grep -q 'RING  DISCIPLINE     RECORDS/S' "$WORK/beats" || fail "no table: $(cat "$WORK/beats")"
+  ok "$IOBCTL" create flow --ring 64KiB --lease 5m
+fi
+
+# Ctrl-C is how it ends (a job of a script does not hear SIGINT); a reader that is gone ends it too.
+follow flow --follow --interval 10ms
+eventually beats 2
+kill -TERM "$FOLLOWER"
+followed
+[[ ! -s $WORK/beats.err ]] || fail "stat --follow said $(cat "$WORK/beats.err")"
+unread "$IOBCTL" stat flow --follow --interval 10ms
+KOID=$("$IOBCTL" --json stat flow | grep -o '^{"koid":[0-9]*' | grep -o '[0-9]*')
+follow "#$KOID" --follow --interval 10ms
+eventually beats 2
+ok "$IOBCTL" rm flow
+followed
+
+expect_exit 1 "'nothing': no such buffer" "$IOBCTL" stat nothing --follow
+expect_exit 2 "'9ms' is not from 10ms to 1h" "$IOBCTL" stat ids --follow --interval 9ms
+expect_exit 2 'interval requires' "$IOBCTL" stat ids --interval 1s
+expect_exit 2 'an endpoint is not told' "$IOBCTL" stat ids --follow --ep ep0
+# A buffer without rings has nothing to tell, again and again.
+follow ids --follow --interval 10ms
+eventually beats 2
+ok "$IOBCTL" rm ids
+followed
+grep -Eqx "$MOMENT  no rings" "$WORK/beats" || fail "no rings: $(cat "$WORK/beats")"
 
 # --- Others -----------------------------------------------------------------------------------------
 
@@ -136,8 +226,17 @@ if [[ $(id -u) == 0 ]] && command -v setpriv >/dev/null; then
     as_other "$IOBCTL" --json stat theirs
   expect_exit 1 'does not let uid 65534 open ep0' as_other "$IOBCTL" stat theirs --ep ep0
   expect_exit 1 'no such buffer' as_other "$IOBCTL" stat secret
+  expect_exit 1 "'theirs': no such buffer" as_other "$IOBCTL" stat theirs --follow
   expect_exit 1 'no such buffer' as_other "$IOBCTL" name secret mine
   expect_exit 1 'no such buffer' as_other "$IOBCTL" rm theirs
   expect_json 'd == []' as_other "$IOBCTL" --json ls
 fi
+
+# A daemon that stops ends it, and that is no success.
+ok "$IOBCTL" create last --ring 64KiB --lease 5m
+follow last --follow --interval 10ms
+eventually beats 2
 stop_daemon
+code=0
+wait "$FOLLOWER" || code=$?
+((code == 1 || code == 69)) || fail "stat --follow ended with $code when the daemon stopped"

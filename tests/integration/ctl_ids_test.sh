@@ -67,6 +67,9 @@ seq 1 2500 | "$IOBCTL" id put names 1 >/dev/null || fail "put of 2500"
 (($("$IOBCTL" id ls names 1 | wc -l) == 2508)) || fail "ls of 2507 ids"
 "$IOBCTL" id ls names 1 | awk 'NR > 8 {print $3}' | cmp -s - <(seq 1 2500) || fail "ls in order"
 [[ $("$IOBCTL" id ls names 1 | head -n 1) == ID* ]] || fail "id ls | head"
+unread "$IOBCTL" id ls names 1
+unread "$IOBCTL" id ls names
+unread "$IOBCTL" id get names 1 0
 
 # --- What cannot be ---------------------------------------------------------------------------------
 

@@ -33,6 +33,20 @@ sys.exit(0 if eval("(" + sys.argv[2] + ")") else 1)
 PYTHON
 }
 
+# unread COMMAND...: its stdout is a pipe that nobody reads any more: it ends, quietly.
+unread() {
+  [[ -p $WORK/fifo ]] || mkfifo "$WORK/fifo"
+  local code=0 both output
+  # Both ends open at once, so that opening one does not wait for the other.
+  exec {both}<>"$WORK/fifo"
+  exec {output}>"$WORK/fifo"
+  exec {both}>&-
+  timeout 20 "$@" >&"$output" 2>"$WORK/err" || code=$?
+  exec {output}>&-
+  ((code == 0)) || fail "exit $code without a reader: $* said: $(cat "$WORK/err")"
+  [[ ! -s $WORK/err ]] || fail "without a reader $* said: $(cat "$WORK/err")"
+}
+
 # expect_error_json CODE REASON COMMAND...: the exit code, and an error object on stderr that agrees.
 expect_error_json() {
   local want=$1 reason=$2 code=0

@@ -84,6 +84,9 @@ class CountingWriter {
       case shm::AppendOutcome::kIntegrity:
         ledger_.CountRejected(shm::LossCause::kIntegrity, payload.size());
         break;
+      case shm::AppendOutcome::kBudget:
+        ledger_.CountRejected(shm::LossCause::kBudget, payload.size());
+        break;
       case shm::AppendOutcome::kTooLarge:
         ledger_.CountRejected(shm::LossCause::kTooLarge, payload.size());
         break;

@@ -113,9 +113,9 @@ TEST_P(GrpcInput, ValuesThatThisDaemonDoesNotKnow) {
     request.add_attach(v1::ENDPOINT_ID_EP0);
     request.add_attach(v1::ENDPOINT_ID_EP0);
   });
-  for (const v1::Discipline later : {v1::DISCIPLINE_RESERVE_RING, v1::DISCIPLINE_SLOT}) {
-    ExpectError(Create([&](auto& request) { request.mutable_regions(0)->set_discipline(later); }),
-                grpc::StatusCode::UNIMPLEMENTED, "UNSUPPORTED", "is not offered yet");
+  for (const v1::Discipline direct : {v1::DISCIPLINE_RESERVE_RING, v1::DISCIPLINE_SLOT}) {
+    ExpectError(Create([&](auto& request) { request.mutable_regions(0)->set_discipline(direct); }),
+                grpc::StatusCode::INVALID_ARGUMENT, "INVALID_ARGUMENT", "mediated bits");
   }
   ExpectNothingMade();
 }

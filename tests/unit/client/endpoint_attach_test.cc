@@ -114,6 +114,33 @@ std::vector<Lie> LiesAboutDescriptors() {
   };
 }
 
+std::vector<Lie> LiesAboutFollowers() {
+  return {
+      {"FollowersWithoutTheirPage",
+       [](v1::GrantSet* grants, Fds*) {
+         grants->mutable_regions(0)->mutable_mediated_ring()->set_followers(true);
+       }},
+      {"APageForFollowersThatMayNotBe",
+       [](v1::GrantSet* grants, Fds* fds) {
+         v1::SectionGrant& page = *grants->mutable_regions(0)->add_sections();
+         page = grants->regions(0).sections(0);
+         page.set_kind(v1::SECTION_KIND_FOLLOW);
+         page.set_fd_index(4);
+         fds->push_back(MakeMemfd(shm::PageBytes()).OpenGrant(shm::FdMode::kReadWrite).value());
+       }},
+      {"FollowersWithAPageThatTheyCannotWrite",
+       [](v1::GrantSet* grants, Fds* fds) {
+         grants->mutable_regions(0)->mutable_mediated_ring()->set_followers(true);
+         v1::SectionGrant& page = *grants->mutable_regions(0)->add_sections();
+         page = grants->regions(0).sections(0);
+         page.set_kind(v1::SECTION_KIND_FOLLOW);
+         page.set_writable(false);
+         page.set_fd_index(4);
+         fds->push_back(ReadOnlyGrant(shm::PageBytes()));
+       }},
+  };
+}
+
 std::vector<Lie> LiesAboutGeometry() {
   return {
       {"NoRegions", [](v1::GrantSet* grants, Fds*) { grants->clear_regions(); }},
@@ -236,6 +263,7 @@ TEST_P(LyingBroker, IsNotBelieved) {
 std::string NameOf(const ::testing::TestParamInfo<Lie>& info) { return info.param.name; }
 INSTANTIATE_TEST_SUITE_P(Descriptors, LyingBroker, ::testing::ValuesIn(LiesAboutDescriptors()),
                          NameOf);
+INSTANTIATE_TEST_SUITE_P(Followers, LyingBroker, ::testing::ValuesIn(LiesAboutFollowers()), NameOf);
 INSTANTIATE_TEST_SUITE_P(Geometry, LyingBroker, ::testing::ValuesIn(LiesAboutGeometry()), NameOf);
 INSTANTIATE_TEST_SUITE_P(Rights, LyingBroker, ::testing::ValuesIn(LiesAboutRights()), NameOf);
 

@@ -24,6 +24,7 @@ class FakeControl : public v1::BrokerService::Service {
   template <typename Request, typename Response>
   using Answer = std::function<grpc::Status(const Request&, Response*)>;
   using EventWriter = grpc::ServerWriter<v1::WatchEventsResponse>;
+  using StatsWriter = grpc::ServerWriter<v1::WatchStatsResponse>;
 
   FakeControl() {
     std::string pattern = "/tmp/iob-control-XXXXXX";
@@ -84,6 +85,14 @@ class FakeControl : public v1::BrokerService::Service {
                            EventWriter* writer) override {
     if (!on_WatchEvents) return grpc::Status(grpc::StatusCode::UNIMPLEMENTED, "no answer");
     return on_WatchEvents(context, *request, writer);
+  }
+
+  std::function<grpc::Status(grpc::ServerContext*, const v1::WatchStatsRequest&, StatsWriter*)>
+      on_WatchStats;
+  grpc::Status WatchStats(grpc::ServerContext* context, const v1::WatchStatsRequest* request,
+                          StatsWriter* writer) override {
+    if (!on_WatchStats) return grpc::Status(grpc::StatusCode::UNIMPLEMENTED, "no answer");
+    return on_WatchStats(context, *request, writer);
   }
 
  private:

@@ -108,10 +108,131 @@ TEST(RegionSpecs, IdAllocatorsMayIntern) {
   EXPECT_THAT(ParseRegion("id:64KiB:intern="), StatusIs(kInvalid, "''"));
 }
 
+TEST(RegionSpecs, MediatedRingsHaveChoices) {
+  ASSERT_OK_AND_ASSIGN(const RegionSpec spec,
+                       ParseRegion("mediated-ring:1M,policy=overwrite,gaps,stamped,followers,"
+                                   "writer-records=100,writer-bytes=64K,tag=7"));
+  EXPECT_EQ(spec.discipline, Discipline::kMediatedRing);
+  EXPECT_EQ(spec.size_bytes, uint64_t{1} << 20);
+  EXPECT_EQ(spec.access.bits(), 0x83u);
+  EXPECT_EQ(spec.tag, 7u);
+  EXPECT_EQ(spec.mediated_ring, (MediatedRingOptions{.policy = RingPolicy::kOverwriteOldest,
+                                                     .block = 0ms,
+                                                     .gap_records = true,
+                                                     .stamped = true,
+                                                     .followers = true,
+                                                     .writer_records_max = 100,
+                                                     .writer_bytes_max = 65536}));
+  EXPECT_EQ(ParseRegion("ring:1M:policy=drop-new")->mediated_ring, MediatedRingOptions());
+  EXPECT_EQ(ParseRegion("ring:1M:policy=block")->mediated_ring.policy, RingPolicy::kBlock);
+  // How long is enough.
+  ASSERT_OK_AND_ASSIGN(const RegionSpec blocking, ParseRegion("ring:1M:block=250ms"));
+  EXPECT_EQ(blocking.mediated_ring.policy, RingPolicy::kBlock);
+  EXPECT_EQ(blocking.mediated_ring.block, 250ms);
+  for (const auto& [flag, member] : {std::pair("gaps", &MediatedRingOptions::gap_records),
+                                     std::pair("stamped", &MediatedRingOptions::stamped),
+                                     std::pair("followers", &MediatedRingOptions::followers)}) {
+    MediatedRingOptions only;
+    only.*member = true;
+    EXPECT_EQ(ParseRegion(std::string("ring:1M:") + flag)->mediated_ring, only) << flag;
+  }
+}
+
+TEST(RegionSpecs, ReserveRingsHaveLanesOrAreShared) {
+  ASSERT_OK_AND_ASSIGN(const RegionSpec lanes,
+                       ParseRegion("reserve-ring:1M,lanes=4,clears,stamped"));
+  EXPECT_EQ(lanes.discipline, Discipline::kReserveRing);
+  EXPECT_EQ(lanes.size_bytes, uint64_t{1} << 20);
+  EXPECT_EQ(lanes.access.bits(), 0x31u);
+  EXPECT_EQ(lanes.reserve_ring, (ReserveRingOptions{.mode = ReserveMode::kLanes,
+                                                    .lanes = 4,
+                                                    .granule_bytes = 0,
+                                                    .consumer_clears = true,
+                                                    .stamped = true,
+                                                    .on_stall = StallPolicy::kWait,
+                                                    .stall = 0ms}));
+  ASSERT_OK_AND_ASSIGN(const RegionSpec shared,
+                       ParseRegion("reserve-ring:1M,shared,granule=64,on-stall=kill,stall=1s"));
+  EXPECT_EQ(shared.reserve_ring, (ReserveRingOptions{.mode = ReserveMode::kShared,
+                                                     .lanes = 0,
+                                                     .granule_bytes = 64,
+                                                     .consumer_clears = false,
+                                                     .stamped = false,
+                                                     .on_stall = StallPolicy::kKill,
+                                                     .stall = 1s}));
+  EXPECT_EQ(ParseRegion("reserve-ring:64K")->reserve_ring, ReserveRingOptions());
+  EXPECT_EQ(ParseRegion("reserve-ring:64K:clears")->reserve_ring,
+            ReserveRingOptions{.consumer_clears = true});
+  EXPECT_EQ(ParseRegion("reserve-ring:64K:stamped")->reserve_ring,
+            ReserveRingOptions{.stamped = true});
+}
+
+TEST(RegionSpecs, BroadcastsAndSlots) {
+  ASSERT_OK_AND_ASSIGN(const RegionSpec broadcast, ParseRegion("broadcast:1M"));
+  EXPECT_EQ(broadcast.discipline, Discipline::kBroadcast);
+  EXPECT_EQ(broadcast.size_bytes, uint64_t{1} << 20);
+  EXPECT_EQ(broadcast.access.bits(), 0x31u);
+  ASSERT_OK_AND_ASSIGN(const RegionSpec slot, ParseRegion("slot:4K,ep0=rw,ep1=r"));
+  EXPECT_EQ(slot.discipline, Discipline::kSlot);
+  EXPECT_EQ(slot.slot_value_bytes, 4096u);
+  EXPECT_EQ(slot.size_bytes, 0u) << "the daemon knows what four of them take";
+  EXPECT_EQ(slot.access.bits(), 0x13u);
+}
+
+TEST(RegionSpecs, OptionsOfAnotherKindSayWhose) {
+  EXPECT_THAT(ParseRegion("ring:1M,lanes=4"),
+              StatusIs(kInvalid, "'lanes=4' is for regions of kind reserve-ring only"));
+  EXPECT_THAT(ParseRegion("reserve-ring:1M,gaps"),
+              StatusIs(kInvalid, "'gaps' is for regions of kind ring only"));
+  EXPECT_THAT(ParseRegion("slot:4K,stamped"),
+              StatusIs(kInvalid, "'stamped' is for regions of kind ring, reserve-ring only"));
+}
+
+TEST(RegionSpecs, WrongOptionsSayWhatIsAllowed) {
+  EXPECT_THAT(ParseRegion("reserve-ring:1M,lane=4"),
+              StatusIs(kInvalid,
+                       "'lane=4' is not one of lanes=, clears, stamped, shared, granule=, "
+                       "on-stall=, stall=, ep0=, ep1=, tag=, require="));
+  EXPECT_THAT(ParseRegion("broadcast:1M,x"),
+              StatusIs(kInvalid, "'x' is not one of ep0=, ep1=, tag=, require="));
+  EXPECT_THAT(ParseRegion("ring:1M,policy=drop"),
+              StatusIs(kInvalid, "'drop' is not one of drop-new, overwrite, block"));
+  EXPECT_THAT(ParseRegion("reserve-ring:1M,on-stall=die"),
+              StatusIs(kInvalid, "'die' is not one of wait, kill"));
+  EXPECT_THAT(ParseRegion("reserve-ring:1M,lanes"), StatusIs(kInvalid, "'lanes' needs a value"));
+  EXPECT_THAT(ParseRegion("reserve-ring:1M,clears=1"), StatusIs(kInvalid, "clears has no value"));
+  EXPECT_THAT(ParseRegion("reserve-ring:1M,lanes=4294967296"),
+              StatusIs(kInvalid, "'4294967296' is not a number"));
+  EXPECT_THAT(ParseRegion("reserve-ring:1M,granule=4G"), StatusIs(kInvalid, "too large"));
+  EXPECT_THAT(ParseRegion("ring:1M,writer-bytes=lots"), StatusIs(kInvalid, "'lots'"));
+  EXPECT_THAT(ParseRegion("ring:1M,block=soon"), StatusIs(kInvalid, "'soon'"));
+  EXPECT_THAT(ParseRegion("ring:1M,"), StatusIs(kInvalid, "''"));
+}
+
+TEST(RegionSpecs, OptionsReadBack) {
+  for (const std::string options :
+       {"policy=overwrite,gaps,stamped,followers,writer-records=9,writer-bytes=64KiB",
+        "block=250ms", "block=2s,writer-bytes=1000", ""}) {
+    const auto spec = ParseRegion("ring:1M" + (options.empty() ? "" : ":" + options));
+    ASSERT_THAT(spec, IsOk());
+    EXPECT_EQ(FormatOptions({.mediated_ring = spec->mediated_ring}), options);
+  }
+  for (const std::string options : {"lanes=4,clears,stamped",
+                                    "shared,granule=64,on-stall=kill,"
+                                    "stall=1s"}) {
+    const auto spec = ParseRegion("reserve-ring:1M:" + options);
+    ASSERT_THAT(spec, IsOk());
+    EXPECT_EQ(FormatOptions({.reserve_ring = spec->reserve_ring}), options);
+  }
+  EXPECT_EQ(FormatOptions({}), "");
+}
+
 TEST(RegionSpecs, QuoteWhatIsWrong) {
   EXPECT_THAT(ParseRegion(""), StatusIs(kInvalid));
   EXPECT_THAT(ParseRegion("ring"), StatusIs(kInvalid, "'ring'"));
-  EXPECT_THAT(ParseRegion("slot:4096"), StatusIs(kInvalid, "'slot'"));
+  EXPECT_THAT(ParseRegion("slots:4096"), StatusIs(kInvalid,
+                                                  "'slots' is not a kind of region; use ring, "
+                                                  "reserve-ring, broadcast, slot, id or none"));
   EXPECT_THAT(ParseRegion("ring:x"), StatusIs(kInvalid, "'x'"));
   EXPECT_THAT(ParseRegion("ring:4096:ep0=q"), StatusIs(kInvalid, "'q'"));
   EXPECT_THAT(ParseRegion("ring:4096:ep0="), StatusIs(kInvalid));

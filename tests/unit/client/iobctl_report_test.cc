@@ -12,6 +12,8 @@
 #include "client/iobctl/event_report.h"
 #include "client/iobctl/json.h"
 #include "client/iobctl/limits_report.h"
+#include "client/iobctl/stat_follow.h"
+#include "client/iobctl/stats_report.h"
 
 namespace iob::ctl {
 namespace {
@@ -22,6 +24,7 @@ using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
+using ::testing::StartsWith;
 using namespace std::chrono_literals;
 
 using Kind = WatchedEvent::Kind;
@@ -267,6 +270,171 @@ TEST(Stat, HasAllOfItInJson) {
   EXPECT_THAT(json.text(), HasSubstr("\"users\":[{\"buffer_koid\":1000,\"buffer_name\":\"\","
                                      "\"region_index\":1}]"));
   EXPECT_THAT(json.text(), Not(HasSubstr("\"rings\"")));
+}
+
+TEST(Stat, ShowsWhatRingsWereMadeWith) {
+  BufferReport report = ReportOf("logs");
+  report.buffer.regions[1].mediated_ring = {.policy = RingPolicy::kBlock, .block = 250ms};
+  RegionInfo reserve{.index = 2, .discipline = Discipline::kReserveRing};
+  reserve.reserve_ring = {.lanes = 4, .consumer_clears = true};
+  RegionInfo slot{.index = 3, .discipline = Discipline::kSlot, .slot_value_bytes = 4096};
+  report.buffer.regions.push_back(reserve);
+  report.buffer.regions.push_back(slot);
+  const std::string text = DescribeReport(report);
+  EXPECT_THAT(text, HasSubstr("\nregion 1: block=250ms\nregion 2: lanes=4,clears\n"
+                              "region 3: values of up to 4,096 B\n"));
+  EXPECT_THAT(text, Not(HasSubstr("region 0:")));
+  EXPECT_EQ(DisplayDisciplines(report.buffer.regions),
+            "id-allocator, mediated-ring, reserve-ring, slot");
+  report.buffer.regions.push_back(slot);
+  EXPECT_THAT(DisplayDisciplines(report.buffer.regions), EndsWith(", 2 slot"));
+  EXPECT_EQ(DisplayDisciplines({}), "-");
+  JsonWriter json;
+  json.BeginObject();
+  AddReport(report, &json);
+  json.EndObject();
+  EXPECT_THAT(json.text(), HasSubstr("\"mediated_ring\":{\"policy\":\"block\",\"block_ms\":250,"
+                                     "\"gap_records\":false,"));
+  EXPECT_THAT(json.text(), HasSubstr("\"reserve_ring\":{\"mode\":\"lanes\",\"lanes\":4,"
+                                     "\"granule_bytes\":0,\"consumer_clears\":true,"));
+  EXPECT_THAT(json.text(), HasSubstr("\"slot_value_bytes\":4096}"));
+}
+
+TEST(Stat, SaysWhoCountedWhatTheBrokerDidNot) {
+  BufferReport report = ReportOf("logs");
+  RingStats ring;
+  ring.discipline = Discipline::kReserveRing;
+  ring.claimed = true;
+  ring.overwritten_records = 5;
+  ring.overwritten_bytes = 2048;
+  ring.writers = {{.endpoint = EndpointId::kEp1,
+                   .tag = 3,
+                   .attempted_records = 12,
+                   .attempted_bytes = 120,
+                   .stored_records = 10,
+                   .stored_bytes = 100,
+                   .rejected = {},
+                   .seat = 2,
+                   .discarded_records = 1234}};
+  report.stats = BufferStats{.buffer_koid = 1, .rings = {ring}};
+  const std::string text = DescribeReport(report);
+  EXPECT_THAT(text, HasSubstr("by ep1 seat 2"));
+  EXPECT_THAT(text, HasSubstr("120 B, stored 10, lost 0, discarded 1,234\n"));
+  EXPECT_THAT(text, HasSubstr("2.0 KiB of the ring"));
+  EXPECT_THAT(text, EndsWith("(as its producers and its consumer count)\n"));
+  JsonWriter json;
+  json.BeginObject();
+  AddRing(ring, &json);
+  json.EndObject();
+  EXPECT_THAT(json.text(), HasSubstr("\"discipline\":\"reserve-ring\",\"claimed\":true,"));
+  EXPECT_THAT(json.text(), HasSubstr("\"overwritten_bytes\":2048,"));
+  EXPECT_THAT(json.text(), HasSubstr("\"seat\":2,\"discarded_records\":1234}"));
+}
+
+// --- Stat, followed ------------------------------------------------------------------------------
+
+StatsBeat BeatAt(std::chrono::milliseconds time, uint64_t records) {
+  RingStats ring;
+  ring.region_index = 1;
+  ring.attempted_records = 2 * records;
+  ring.stored_records = records;
+  ring.stored_bytes = 1024 * records;
+  ring.consumed_records = records / 2;
+  ring.overwritten_records = records / 10;
+  ring.rejected = {{.cause = LossCause::kFull, .records = 4 * records, .bytes = 1}};
+  ring.resident_records = 3;
+  ring.resident_bytes = 300;
+  ring.capacity_bytes = 4096;
+  return {.time = std::chrono::system_clock::time_point(1'700'000'000'000ms + time),
+          .stats = {.buffer_koid = 7, .rings = {ring}}};
+}
+
+TEST(Following, BeginsWithTotalsAndGoesOnWithRates) {
+  StatsReport report("logs");
+  report.Take(BeatAt(0ms, 1000));
+  EXPECT_THAT(report.Lines(),
+              EndsWith("  ring 1  1,000 records, 1000.0 KiB so far  in the ring 3, 300 B of 4.0 KiB"
+                       "  lost: full 4,000 in all; overwritten 100 in all\n"));
+  EXPECT_THAT(report.Table(), HasSubstr("\n1     mediated-ring  -          -"));
+  EXPECT_THAT(report.Json(), Not(HasSubstr("per_second")));
+  report.Take(BeatAt(500ms, 1500));
+  EXPECT_THAT(report.Lines(),
+              EndsWith(".500  ring 1  1,000 records/s, 1000.0 KiB/s, consumed 500/s, lost 4,100/s"
+                       "  in the ring 3, 300 B of 4.0 KiB"
+                       "  lost: full 4,000/s, 6,000 in all; overwritten 100/s, 150 in all\n"));
+  EXPECT_THAT(report.Table(),
+              HasSubstr("\n1     mediated-ring  1,000      1000.0 KiB/s  500         4,100   "
+                        "3, 300 B of 4.0 KiB  full 4,000/s, 6,000 in all; overwritten 100/s, "
+                        "150 in all\n"));
+  EXPECT_THAT(report.Json(),
+              HasSubstr("\"per_second\":{\"attempted_records\":2000.000,"
+                        "\"stored_records\":1000.000,\"stored_bytes\":1024000.000,"
+                        "\"consumed_records\":500.000,\"lost_records\":4100.000,"
+                        "\"lost_by_cause\":{\"full\":4000.000,\"overwritten\":100.000}}}]}"));
+  EXPECT_THAT(report.Json(), StartsWith("{\"time_unix_ms\":1700000000500,\"buffer_koid\":7,"));
+}
+
+TEST(Following, ComparesABeatWithTheOneBeforeIt) {
+  StatsReport report("logs");
+  report.Take(BeatAt(0ms, 0));
+  report.Take(BeatAt(1000ms, 10));
+  report.Take(BeatAt(2000ms, 30));
+  EXPECT_THAT(report.Lines(), HasSubstr("ring 1  20 records/s, "));
+}
+
+TEST(Following, IsNotConfusedByFiguresAndClocksThatGoBack) {
+  StatsReport report("logs");
+  report.Take(BeatAt(0ms, 1000));
+  report.Take(BeatAt(1000ms, 10));
+  EXPECT_THAT(report.Lines(), HasSubstr("ring 1  0 records/s, 0 B/s, consumed 0/s, lost 0/s"));
+  for (const std::chrono::milliseconds time : {1000ms, 500ms}) {
+    report.Take(BeatAt(time, 2000));
+    EXPECT_THAT(report.Lines(), HasSubstr(" so far")) << "a rate of no time";
+  }
+  StatsBeat other = BeatAt(2000ms, 3000);
+  other.stats.rings[0].region_index = 2;
+  report.Take(other);
+  EXPECT_THAT(report.Lines(), HasSubstr("ring 2  3,000 records, "));
+}
+
+TEST(Following, IsHarmlessAndSaysThatThereIsNothing) {
+  StatsReport report(kHostileName);
+  report.Take({.time = std::chrono::system_clock::time_point(1ms), .stats = {}});
+  ExpectHarmless(report.Table());
+  EXPECT_THAT(report.Table(), EndsWith("\nno rings\n"));
+  EXPECT_THAT(report.Lines(), EndsWith("  no rings\n"));
+}
+
+TEST(Following, ShowsATenthOfWhatIsRare) {
+  EXPECT_EQ(FormatRate(0), "0");
+  EXPECT_EQ(FormatRate(0.52), "0.5");
+  EXPECT_EQ(FormatRate(9.94), "9.9");
+  EXPECT_EQ(FormatRate(9.96), "10");
+  EXPECT_EQ(FormatRate(1234.5), "1,235");
+}
+
+TEST(Following, DrawsOverWhatItDrew) {
+  Redrawing redrawing;
+  EXPECT_EQ(redrawing.Draw("a\nb\n", 24), "\r\033[J\033[?7la\nb\n\033[?7h");
+  EXPECT_EQ(redrawing.Draw("c\n", 24), "\033[2A\r\033[J\033[?7lc\n\033[?7h");
+  EXPECT_EQ(redrawing.Draw("d\n", 0), "\033[1A\r\033[J\033[?7ld\n\033[?7h");
+}
+
+TEST(Following, LeavesOutWhatTheScreenHasNoRoomFor) {
+  Redrawing redrawing;
+  // One line is the cursor's.
+  EXPECT_THAT(redrawing.Draw("1\n2\n3\n", 4), HasSubstr("1\n2\n3\n"));
+  EXPECT_THAT(redrawing.Draw("1\n2\n3\n4\n", 4), HasSubstr("l1\n2\n... and 2 lines more\n"));
+  EXPECT_THAT(redrawing.Draw("1\n", 4), StartsWith("\033[3A"));
+}
+
+TEST(Following, IntervalsHaveBounds) {
+  EXPECT_EQ(ParseInterval("10ms").value(), 10ms);
+  EXPECT_EQ(ParseInterval("1h").value(), 1h);
+  EXPECT_EQ(ParseInterval("2").value(), 2s);
+  for (const char* text : {"0", "9ms", "61m", "often", ""}) {
+    EXPECT_FALSE(ParseInterval(text).ok()) << text;
+  }
 }
 
 // --- Doctor --------------------------------------------------------------------------------------

@@ -274,7 +274,7 @@ class OwnersLiveness : public LivenessTest {
     owner_ = ids().Take(range, 0).value();
     also_ep0_ = Duplicate(alice_, user_.handles[0]).value();
     attachment_ = Redeem(TicketOf(alice_, user_.handles[0]), alice_.uid)->id;
-    registry_.SetIdOwners(attachment_, {{.region_index = 0, .owner = owner_}});
+    registry_.SetOwners(attachment_, {{.region_index = 0, .owner = owner_}});
     shm::Mapping::Map(ids().memfd())
         .value()
         .Word<uint64_t>(kSlot)

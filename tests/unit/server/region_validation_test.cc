@@ -14,7 +14,6 @@ using test::StatusIs;
 
 constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
 constexpr auto kOutOfRange = absl::StatusCode::kOutOfRange;
-constexpr auto kUnimplemented = absl::StatusCode::kUnimplemented;
 
 // `found` is what a handle to a shared region leads to.
 absl::StatusOr<RegionSpec> Validate(const RegionSpec& spec,
@@ -121,11 +120,6 @@ TEST(RegionValidation, TypesAndDisciplines) {
     EXPECT_THAT(Validate(spec), StatusIs(kInvalid, "type is missing or unknown"));
   }
   spec = PlainSpec();
-  for (const v1::Discipline discipline :
-       {v1::DISCIPLINE_RESERVE_RING, v1::DISCIPLINE_BROADCAST, v1::DISCIPLINE_SLOT}) {
-    spec.discipline = discipline;
-    EXPECT_THAT(Validate(spec), StatusIs(kUnimplemented, v1::Discipline_Name(discipline)));
-  }
   for (const int discipline : {0, 7, -1, INT32_MAX}) {
     spec.discipline = static_cast<v1::Discipline>(discipline);
     EXPECT_THAT(Validate(spec), StatusIs(kInvalid, "discipline is missing or unknown"));

@@ -177,7 +177,7 @@ void RegistrySimulation::RedeemOne() {
   EXPECT_FALSE(Redeem(ticket.token, uid).ok());
   model_.Redeem(picked->first, attachment->id);
   // As the attach listener does it.
-  std::vector<IdOwnerOf> owners;
+  std::vector<OwnerOf> owners;
   std::vector<Region>& regions = attachment->buffer->regions();
   for (uint32_t i = 0; i < regions.size(); ++i) {
     SharedIds* const ids = regions[i].shared_ids();
@@ -185,7 +185,7 @@ void RegistrySimulation::RedeemOne() {
     const shm::GrantRange range = regions[i].GrantRangeOf(attachment->endpoint);
     owners.push_back({.region_index = i, .owner = ids->Take(range, 0).value()});
   }
-  registry_.SetIdOwners(attachment->id, std::move(owners));
+  registry_.SetOwners(attachment->id, std::move(owners));
 }
 
 void RegistrySimulation::EndOne() {

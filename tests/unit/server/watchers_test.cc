@@ -56,6 +56,9 @@ std::string Gist(const Message& message) {
     case What::kUpdated:
       what = "updated";
       break;
+    case What::kStalled:
+      what = "stalled";
+      break;
     case What::WHAT_NOT_SET:
       break;
   }

@@ -57,11 +57,11 @@ TEST_F(Futex, EndsAtTheDeadline) {
   }
 }
 
-TEST_F(Futex, WaitsOnEightWords) {
-  std::array<FutexWord, 8> words;
+TEST_F(Futex, WaitsOnAsManyWordsAsTheKernelTakes) {
+  std::array<FutexWord, kFutexWordsMax> words;
   for (uint64_t i = 0; i < words.size(); ++i) words[i] = Seen(i * 4, 0);
   EXPECT_EQ(FutexWaitAny(words, MonotonicNs() + 1'000'000), FutexOutcome::kDeadline);
-  Word(28).StoreRelease(1);
+  Word((kFutexWordsMax - 1) * 4).StoreRelease(1);
   EXPECT_EQ(FutexWaitAny(words, MonotonicNs() + kPatienceNs), FutexOutcome::kLook);
 }
 
