@@ -16,9 +16,11 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <map>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -77,6 +79,8 @@ class DaemonChild {
     Die(absl::UnavailableError("iobd did not start"));
   }
 
+  pid_t pid() const { return pid_; }
+
   // User and system time so far, in clock ticks.
   uint64_t CpuTicks() const {
     std::ifstream file(absl::StrCat("/proc/", pid_, "/stat"));
@@ -121,6 +125,92 @@ void Idle(const DaemonChild& daemon) {
   std::printf("\nidle daemon, nobody connected: %llu ticks of CPU in 5 s, %.1f MiB resident\n",
               static_cast<unsigned long long>(daemon.CpuTicks() - before),
               static_cast<double>(daemon.ResidentKib()) / 1024);
+}
+
+// Times that any thread of the daemon went to sleep and was woken, so far.
+uint64_t WakeUps(pid_t pid) {
+  uint64_t sum = 0;
+  for (const auto& task :
+       std::filesystem::directory_iterator(absl::StrCat("/proc/", pid, "/task"))) {
+    std::ifstream file(task.path() / "status");
+    std::string word;
+    while (file >> word) {
+      uint64_t count = 0;
+      if (word == "voluntary_ctxt_switches:" && file >> count) sum += count;
+    }
+  }
+  return sum;
+}
+
+// One record, until it is known to be stored: median, and after the daemon's thread went to sleep.
+struct AcknowledgedUs {
+  double steady = 0;
+  double after_idle = 0;
+};
+
+AcknowledgedUs MeasureAcknowledged(RingWriter& writer, RingReader& reader, int rounds) {
+  const std::string text(64, 'q');
+  const auto payload = std::as_bytes(std::span(text));
+  const auto once = [&] {
+    const auto start = Steady::now();
+    Must(writer.WriteAndWait(payload, After(std::chrono::seconds(5))));
+    const double us = std::chrono::duration<double, std::micro>(Steady::now() - start).count();
+    Must(reader.Drain(1024, [](const RecordView&) {}));
+    return us;
+  };
+  std::vector<double> steady;
+  std::vector<double> after_idle;
+  for (int i = 0; i < rounds; ++i) steady.push_back(once());
+  for (int i = 0; i < rounds / 100; ++i) {
+    ::usleep(1'000);
+    after_idle.push_back(once());
+  }
+  return {.steady = MedianOf(steady), .after_idle = MedianOf(after_idle)};
+}
+
+struct QueuedBuffer {
+  Endpoint consumer;
+  Endpoint producer;
+  std::vector<RingWriter> writers;
+};
+
+QueuedBuffer MakeQueues(Broker& broker, size_t rings) {
+  const std::vector<RegionSpec> regions(rings, MediatedRingSpec(64 << 10));
+  const CreatedBuffer created = Must(
+      broker.CreateBuffer({.regions = regions, .attach = {EndpointId::kEp0, EndpointId::kEp1}}));
+  QueuedBuffer buffer{.consumer = Must(Endpoint::Attach(created.tickets[0])),
+                      .producer = Must(Endpoint::Attach(created.tickets[1])),
+                      .writers = {}};
+  for (uint32_t i = 0; i < rings; ++i) {
+    buffer.writers.push_back(Must(buffer.producer.OpenWriter(
+        i, {.transport = TransportChoice::kQueue, .queue_bytes = 128 << 10})));
+  }
+  return buffer;
+}
+
+// Acknowledged writes against a unary call, and what idle queues cost.
+void Queues(const DaemonChild& daemon, Broker& broker, int rounds, size_t buffers,
+            double unary_us) {
+  QueuedBuffer one = MakeQueues(broker, 1);
+  RingReader reader = Must(one.consumer.OpenReader(0));
+  const AcknowledgedUs alone = MeasureAcknowledged(one.writers[0], reader, rounds);
+  std::printf(
+      "\nacknowledged write of 64 B through a queue: median %.2f us, 1/%.0f of a unary call; "
+      "after 1 ms of nothing %.1f us\n",
+      alone.steady, unary_us / alone.steady, alone.after_idle);
+  constexpr size_t kRingsEach = 60;
+  std::vector<QueuedBuffer> idle;
+  for (size_t i = 0; i < buffers; ++i) idle.push_back(MakeQueues(broker, kRingsEach));
+  ::sleep(1);
+  const uint64_t before = WakeUps(daemon.pid());
+  ::sleep(3);
+  const uint64_t after = WakeUps(daemon.pid());
+  const AcknowledgedUs among = MeasureAcknowledged(one.writers[0], reader, rounds);
+  std::printf(
+      "with %zu idle rings and queues beside it: %.1f wake-ups of the daemon a second, write "
+      "%.2f us (ratio %.2f), after 1 ms of nothing %.1f us (ratio %.2f)\n",
+      buffers * kRingsEach, static_cast<double>(after - before) / 3, among.steady,
+      among.steady / alone.steady, among.after_idle, among.after_idle / alone.after_idle);
 }
 
 void Main(const char* iobd, int rounds) {
@@ -176,6 +266,7 @@ void Main(const char* iobd, int rounds) {
     std::printf("%-45s %10.1f %10.1f %10.1f %8.2f\n", name.c_str(), MedianOf(times),
                 MedianOf(times, 0.1), MedianOf(times, 0.9), MedianOf(times) / unit_us);
   }
+  Queues(daemon, broker, 10 * rounds, /*buffers=*/rounds >= 1000 ? 60 : 2, unit_us);
 }
 
 }  // namespace
