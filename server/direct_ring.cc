@@ -91,6 +91,8 @@ absl::Status CheckSlot(DirectRingSpec& spec) {
   IOB_ASSIGN_OR_RETURN(const shm::SlotLayout layout,
                        shm::SlotLayout::ForValue(spec.slot_value_bytes));
   if (spec.size_bytes == 0) spec.size_bytes = layout.section_bytes();
+  // Attached endpoints lay the cells out by the size of the region.
+  IOB_RETURN_IF_ERROR(shm::SlotLayout::ForRegion(shm::RoundUpToPages(spec.size_bytes)).status());
   if (layout.section_bytes() <= spec.size_bytes) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("four values of ", spec.slot_value_bytes, " bytes take ", layout.section_bytes(),

@@ -215,7 +215,13 @@ absl::StatusOr<DirectGrant> MakeDirectGrant(const v1::RegionGrant& claimed, Regi
                                          " bytes in cells of ", layout.value_bytes_max()));
     }
   }
-  if (!rights.map_read()) return grant;
+  // A producer whose handle may not write gets nothing: it is no consumer.
+  const bool cut = shm::AccessBits(claimed.access_bits()).For(EndpointId::kEp0).map_write() &&
+                   !rights.map_write();
+  if (cut && !sections.empty()) {
+    return Wrong(claimed, absl::StrCat(sections.size(), " sections for who may not produce"));
+  }
+  if (cut || !rights.map_read()) return grant;
   if (sections.size() != expected->size()) {
     return Wrong(claimed,
                  absl::StrCat(sections.size(), " sections, ", expected->size(), " are due"));

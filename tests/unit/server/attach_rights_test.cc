@@ -112,6 +112,30 @@ TEST_F(AttachRights, AFullHandleGetsEverythingThatItsEndpointMay) {
   EXPECT_EQ(client->fds().size(), 5u);
 }
 
+// "A producer whose handle was cut to reading was handed the consumer's words, to write them."
+TEST_F(AttachRights, AProducerThatMayNotWriteIsNoConsumer) {
+  v1::CreateBufferRequest request;
+  AddRegion(request, v1::DISCIPLINE_RESERVE_RING, 8192, 0x13);
+  AddRegion(request, v1::DISCIPLINE_BROADCAST, 8192, 0x13);
+  v1::CreateBufferResponse response;
+  ASSERT_TRUE(Call(daemon_->stub(), &Service::CreateBuffer, request, &response).ok());
+  handles_ = {response.ep0_handle(), response.ep1_handle()};
+  const auto cut = Attach(0, kAll & ~HandleRights::kWrite);
+  for (const v1::RegionGrant& region : cut->grants().regions()) {
+    EXPECT_EQ(region.sections_size(), 0);
+    EXPECT_FALSE(region.has_seat());
+  }
+  const auto producer = Attach(0, kAll);
+  const auto consumer = Attach(1, kAll);
+  for (const int region : {0, 1}) {
+    EXPECT_TRUE(producer->grants().regions(region).has_seat());
+    EXPECT_TRUE(producer->grants().regions(region).sections(0).writable());
+    EXPECT_FALSE(consumer->grants().regions(region).has_seat());
+    EXPECT_FALSE(consumer->grants().regions(region).sections(0).writable());
+    EXPECT_TRUE(consumer->grants().regions(region).sections(1).writable());
+  }
+}
+
 TEST_F(AttachRights, WithoutMapThereIsNoMemory) {
   const auto client = Attach(0, kAll & ~HandleRights::kMap);
   for (const v1::RegionGrant& region : client->grants().regions()) {

@@ -334,6 +334,9 @@ TEST(DirectRing, OptionsThatCannotBeAreRefusedInWords) {
   spec.discipline = v1::DISCIPLINE_SLOT;
   spec.slot_value_bytes = 1 << 20;
   expect(spec, kInvalid, "give 0 to have it chosen");
+  spec.slot_value_bytes = 64;
+  spec.size_bytes = uint64_t{1} << 40;
+  expect(spec, absl::StatusCode::kOutOfRange, "");
   spec.discipline = v1::DISCIPLINE_BROADCAST;
   spec.size_bytes = uint64_t{1} << 40;
   expect(spec, absl::StatusCode::kOutOfRange, "");
