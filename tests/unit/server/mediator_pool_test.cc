@@ -144,7 +144,7 @@ class MediatorPoolTest : public RegistryHarness {
     EXPECT_EQ(stored, now.consumed_records + now.resident_records + now.overwritten_records);
   }
 
-  const SystemClock clock_;
+  SystemClock clock_;
   std::unique_ptr<EventLoop> loop_;
   std::unique_ptr<MediatorPool> pool_;
   CreatedBuffer made_;

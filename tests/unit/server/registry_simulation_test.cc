@@ -121,7 +121,6 @@ void RegistrySimulation::ExpectSameObjects() {
     }
   }
   ASSERT_EQ(registry_.shared_regions().size(), model_.regions.size());
-  uint64_t stored = model_.retired_stored;
   for (const auto& [koid, expected] : model_.regions) {
     const SharedRegion* const region = registry_.FindSharedRegion(koid);
     ASSERT_NE(region, nullptr);
@@ -131,7 +130,6 @@ void RegistrySimulation::ExpectSameObjects() {
     if (region->ring() == nullptr) continue;
     ASSERT_EQ(region->ring()->ledger.stored_records, expected.stored);
     ASSERT_EQ(region->ring()->ledger.attempted_records, expected.stored + expected.rejected);
-    stored += expected.stored;
   }
   const shm::Ledger& retired = registry_.retired().ledger;
   ASSERT_EQ(retired.stored_records, model_.retired_stored);
