@@ -139,7 +139,9 @@ TEST(Submission, WrapsEntriesOfEverySizeAroundTheEnd) {
 TEST(Submission, JoinsThePartsOfARecord) {
   QueueAndRing queue(PageBytes(), 8, PageBytes());
   MediatedRingReader reader = test::MakeReader(queue.ring.ring());
-  const std::vector<std::span<const std::byte>> parts = {BytesOf("one "), {}, BytesOf("record")};
+  const std::string one = "one ";
+  const std::string record = "record";
+  const std::vector<std::span<const std::byte>> parts = {BytesOf(one), {}, BytesOf(record)};
   std::vector<std::span<const std::byte>> too_many(kRecordPartsMax + 1);
   EXPECT_EQ(queue.client.TryAddParts(too_many), AddOutcome::kTooLarge);
   EXPECT_EQ(queue.client.TryAddParts(parts), AddOutcome::kAdded);
