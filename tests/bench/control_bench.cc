@@ -193,6 +193,8 @@ void Queues(const DaemonChild& daemon, Broker& broker, int rounds, size_t buffer
             double unary_us) {
   QueuedBuffer one = MakeQueues(broker, 1);
   RingReader reader = Must(one.consumer.OpenReader(0));
+  // As long as below: where the scheduler puts the two threads depends on what they did before.
+  ::sleep(4);
   const AcknowledgedUs alone = MeasureAcknowledged(one.writers[0], reader, rounds);
   std::printf(
       "\nacknowledged write of 64 B through a queue: median %.2f us, 1/%.0f of a unary call; "
