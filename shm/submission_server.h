@@ -116,14 +116,19 @@ class SubmissionServer {
   void GiveUp(LossCause cause);
 
   // The end of an attachment: decides everything that is published now, and nothing ever again.
-  // What finds no room is rejected: with kFull if it would not have waited, else with `cause`.
+  // What finds no room is rejected: with kFull if it would not have waited, else with `cause`, and
+  // so is all that comes behind that.
   // Where completions find no place, the shared head stops: what the client cannot be told of stays
   // pending for it.
   template <typename Sink, typename BeforeTold>
   void FinishAll(LossCause cause, Sink&& sink, BeforeTold&& before_told) {
-    const auto decide = [this, cause, &sink](const Entry& entry) {
+    bool gave_up = false;
+    const auto decide = [this, cause, &sink, &gave_up](const Entry& entry) {
+      // Nothing is stored behind one that would have waited: a stream ends, it has no hole.
+      if (gave_up) return std::optional<LossCause>(cause);
       const AppendOutcome outcome = sink(PayloadOf(entry));
       if (outcome == AppendOutcome::kFull && entry.header.wait_ms != 0) {
+        gave_up = true;
         return std::optional<LossCause>(cause);
       }
       return CauseOf(outcome);

@@ -264,6 +264,19 @@ TEST_F(MediatorPoolTest, WhatWasPublishedIsDecidedBeforeAQueueIsClosed) {
   ExpectBooks(fit, 500 - fit, LossCause::kFull);
 }
 
+// "My writer was killed while the ring was full, and what its reader got had a hole in the middle."
+TEST_F(MediatorPoolTest, TheStreamOfADeadWriterEndsWithoutAHole) {
+  Client client = Open();
+  const std::string half(kCapacity / 2 - shm::kRecordHeaderBytes, 'x');
+  ASSERT_EQ(Add(client, half, 30'000), AddOutcome::kAdded);
+  ASSERT_EQ(Add(client, half + "too long for what is left", 30'000), AddOutcome::kAdded);
+  ASSERT_EQ(Add(client, "short", 30'000), AddOutcome::kAdded);
+  client.queue->Publish();
+  CloseAndWait(client);
+  EXPECT_THAT(ReadAll(), testing::ElementsAre(half));
+  ExpectBooks(1, 2, LossCause::kClosed);
+}
+
 TEST_F(MediatorPoolTest, WhoLiesAboutItsTailIsCutOffAndOthersAreServed) {
   Client liar = Open();
   Client honest = Open();

@@ -329,8 +329,8 @@ TEST_F(WaitingSubmission, IsReadOnceHoweverOftenItIsTried) {
 TEST_F(WaitingSubmission, IsDecidedAtTheEnd) {
   queue_.client.TryAdd(BytesOf("unpublished"));
   queue_.Finish(LossCause::kClosed);
-  EXPECT_EQ(queue_.server.totals().rejected_records[static_cast<size_t>(LossCause::kClosed)], 1u);
-  EXPECT_EQ(queue_.server.totals().rejected_records[static_cast<size_t>(LossCause::kFull)], 1u);
+  EXPECT_EQ(queue_.server.totals().rejected_records[static_cast<size_t>(LossCause::kClosed)], 2u);
+  EXPECT_EQ(queue_.server.totals().rejected_records[static_cast<size_t>(LossCause::kFull)], 0u);
   EXPECT_EQ(queue_.server.totals().attempted_records, 3u);
   queue_.client.Publish();
   EXPECT_EQ(queue_.Serve().entries, 0u) << "the end is the end";
