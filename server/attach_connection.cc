@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/convert.h"
 #include "server/errors.h"
 #include "server/limits.h"
 #include "shm/grant_lock.h"
@@ -40,14 +41,6 @@ std::span<const std::byte> BytesOf(const std::string& text) {
 std::span<std::byte> PacketBuffer() {
   static thread_local std::array<std::byte, shm::kPacketBytesMax> buffer;
   return buffer;
-}
-
-void FillOptions(const Region& region, v1::RegionGrant& grant) {
-  const RegionSpec& spec = region.spec();
-  if (spec.discipline == v1::DISCIPLINE_MEDIATED_RING)
-    *grant.mutable_mediated_ring() = spec.mediated;
-  if (spec.reserve) *grant.mutable_reserve_ring() = *spec.reserve;
-  grant.set_slot_value_bytes(spec.slot_value_bytes);
 }
 
 void FillOwner(const Region& region, uint32_t owner, v1::RegionGrant& grant) {
@@ -252,7 +245,7 @@ absl::Status AttachConnection::FillRegion(Region& region, v1::RegionGrant& grant
       region.EnforcementFor(rights, identity_.peer_uid, host_.registry().broker_uid()));
   grant.set_tag(attachment_->buffer->TagOf(region, endpoint));
   grant.set_koid(region.koid());
-  FillOptions(region, grant);
+  FillRingOptions(spec, grant);
   IOB_ASSIGN_OR_RETURN(const std::optional<uint32_t> owner,
                        region.TakeOwner(rights, identity_.peer_uid, endpoint,
                                         attachment_->buffer->endpoint(endpoint).grants_made));
@@ -400,23 +393,26 @@ void AttachConnection::OnOpenQueue(const v1::OpenQueue& request) {
 }
 
 // Notices about regions for which they make no sense are made up, and change nothing.
-void AttachConnection::OnKick(const v1::Kick& kick) {
+std::optional<AttachConnection::DirectRegion> AttachConnection::FindDirect(
+    uint32_t region_index) const {
   const std::vector<Region>& regions = attachment_->buffer->regions();
-  if (kick.region_index() >= regions.size()) return;
-  const Region& region = regions[kick.region_index()];
-  const shm::RegionRights rights =
-      shm::EffectiveRights(region.spec().access.For(attachment_->endpoint), attachment_->rights);
-  if (region.direct() != nullptr && rights.map_write())
-    host_.OnKick(*attachment_->buffer, kick.region_index());
+  if (region_index >= regions.size() || regions[region_index].direct() == nullptr)
+    return std::nullopt;
+  const Region& region = regions[region_index];
+  return DirectRegion{.region = region,
+                      .rights = shm::EffectiveRights(
+                          region.spec().access.For(attachment_->endpoint), attachment_->rights)};
+}
+
+void AttachConnection::OnKick(const v1::Kick& kick) {
+  const auto direct = FindDirect(kick.region_index());
+  if (direct && direct->rights.map_write())
+    host_.OnReadable(*attachment_->buffer, kick.region_index());
 }
 
 void AttachConnection::OnStalled(const v1::Stalled& stalled) {
-  const std::vector<Region>& regions = attachment_->buffer->regions();
-  if (stalled.region_index() >= regions.size()) return;
-  const Region& region = regions[stalled.region_index()];
-  const shm::RegionRights rights =
-      shm::EffectiveRights(region.spec().access.For(attachment_->endpoint), attachment_->rights);
-  if (region.direct() != nullptr && region.Reads(rights))
+  const auto direct = FindDirect(stalled.region_index());
+  if (direct && direct->region.Reads(direct->rights))
     host_.OnStalled(*attachment_->buffer, stalled.region_index());
 }
 

@@ -9,7 +9,7 @@
 //       own socket holds.
 //   T3  What the client had sent before its end is still served, waiting for room like before:
 //       records that a crashing writer handed over are not lost, and its end is told after them.
-//       The same goes for what it had published in submission queues.
+//       What it had published in submission queues is decided at once.
 //   T4  How it ended: after `detach`, closed; a process that is gone, how it went; else closed. A
 //       dying process loses its sockets before its pidfd says so, hence the short wait in between.
 //
@@ -52,8 +52,8 @@ class AttachHost {
   virtual void OnWaitsNoMore(ConnectionId connection, Region& region) = 0;
   // Somebody else's batch comes first.
   virtual bool OthersWait(ConnectionId connection, const Region& region) const = 0;
-  // A producer of a direct ring says that its consumer asked for a packet.
-  virtual void OnKick(const Buffer& buffer, uint32_t region_index) = 0;
+  // A ring has records for a consumer that asked for a packet.
+  virtual void OnReadable(const Buffer& buffer, uint32_t region_index) = 0;
   // The consumer of a shared reserve ring says that it cannot go on.
   virtual void OnStalled(const Buffer& buffer, uint32_t region_index) = 0;
   // The consumer of this ring made room.
@@ -111,6 +111,12 @@ class AttachConnection {
   absl::Status OpenQueue(const v1::OpenQueue& request, v1::QueueGrant& grant,
                          std::vector<shm::UniqueFd>& fds);
   void CloseQueues(shm::CloseReason reason);
+  // A direct ring of this buffer, and what this attachment may do with it.
+  struct DirectRegion {
+    const Region& region;
+    shm::RegionRights rights;
+  };
+  std::optional<DirectRegion> FindDirect(uint32_t region_index) const;
   void OnKick(const v1::Kick& kick);
   void OnStalled(const v1::Stalled& stalled);
   void OnAllocateId(const v1::AllocateId& request);

@@ -143,10 +143,6 @@ void AttachListener::OnReadable(const Buffer& buffer, uint32_t region_index) {
   for (const auto& [number, use] : shared->uses()) tell(*use.buffer, use.region_index);
 }
 
-void AttachListener::OnKick(const Buffer& buffer, uint32_t region_index) {
-  OnReadable(buffer, region_index);
-}
-
 void AttachListener::OnStalled(const Buffer& buffer, uint32_t region_index) {
   ring_keeper_.Report(buffer.koid(), region_index);
 }

@@ -43,8 +43,8 @@ class AttachListener final : public AttachHost {
   void OnEndpointClosed(Koid buffer, shm::EndpointId endpoint, shm::CloseReason reason);
   void OnRevoke(AttachmentId attachment);
   void OnSignals(Koid buffer, shm::EndpointId endpoint);
-  // From the mediator: a consumer asked for a packet.
-  void OnReadable(const Buffer& buffer, uint32_t region_index);
+  // From the mediators, and from producers of direct rings: a consumer asked for a packet.
+  void OnReadable(const Buffer& buffer, uint32_t region_index) override;
 
   // For a stall policy: kills the process that holds this attachment. False when it is gone, or
   // not ours to kill.
@@ -71,7 +71,6 @@ class AttachListener final : public AttachHost {
   void OnWaitsNoMore(ConnectionId connection, Region& region) override;
   bool OthersWait(ConnectionId connection, const Region& region) const override;
   void OnRoomMade(Region& region) override;
-  void OnKick(const Buffer& buffer, uint32_t region_index) override;
   void OnStalled(const Buffer& buffer, uint32_t region_index) override;
   void OnGone(ConnectionId connection, AttachmentId attachment) override;
 

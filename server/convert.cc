@@ -87,10 +87,7 @@ void FillRegion(const Buffer& buffer, uint32_t index, uint32_t broker_uid, Endpo
   info.set_ep0_enforcement(EnforcementNow(buffer, region, EndpointId::kEp0, broker_uid));
   info.set_ep1_enforcement(EnforcementNow(buffer, region, EndpointId::kEp1, broker_uid));
   FillIdAllocator(region, info);
-  if (spec.discipline == v1::DISCIPLINE_MEDIATED_RING)
-    *info.mutable_mediated_ring() = spec.mediated;
-  if (spec.reserve) *info.mutable_reserve_ring() = *spec.reserve;
-  info.set_slot_value_bytes(spec.slot_value_bytes);
+  FillRingOptions(spec, info);
 }
 
 // Direct rings have one producing endpoint, so all of its seats are lines of that endpoint.

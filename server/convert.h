@@ -35,6 +35,15 @@ absl::StatusOr<Lease> LeaseFromProto(uint32_t lease_ms, int64_t now_ns);
 
 v1::CloseReason ToProto(const shm::CloseReason& reason);
 
+// What a ring was made with, into a RegionInfo or a RegionGrant.
+template <typename Message>
+void FillRingOptions(const RegionSpec& spec, Message& message) {
+  if (spec.discipline == v1::DISCIPLINE_MEDIATED_RING)
+    *message.mutable_mediated_ring() = spec.mediated;
+  if (spec.reserve) *message.mutable_reserve_ring() = *spec.reserve;
+  message.set_slot_value_bytes(spec.slot_value_bytes);
+}
+
 // The ledger of one region's ring, as of now; nullopt for other disciplines.
 std::optional<v1::RingStats> RingStatsOf(Buffer& buffer, uint32_t region_index);
 

@@ -10,6 +10,7 @@
 #include "server/descriptors.h"
 #include "server/errors.h"
 #include "server/logging.h"
+#include "server/refusal.h"
 #include "shm/mapping.h"
 #include "shm/result.h"
 #include "shm/ring_layout.h"
@@ -53,9 +54,7 @@ grpc::ServerUnaryReactor* GrpcService::Run(grpc::CallbackServerContext* context,
     reactor->Finish(ToGrpcStatus(status));
   });
   if (!posted) {
-    reactor->Finish(ToGrpcStatus(
-        MakeError(v1::ERROR_REASON_BUSY,
-                  absl::StrCat("the daemon has ", kPostedTasksMax, " calls waiting; retry"))));
+    reactor->Finish(ToGrpcStatus(LoopIsBehind()));
   }
   return reactor;
 }

@@ -144,7 +144,7 @@ absl::Status Mediator::Write(const Target& target, const Records& parts) {
                                              shm::kRecordPayloadBytesMax, " are allowed"));
   }
   const AppendOutcome outcome =
-      target.region->Append(target.writer, target.tag, BytesOf(joined_), /*now_ns=*/0);
+      target.region->SinkFor(target.writer, target.tag, /*now_ns=*/0).Append(BytesOf(joined_));
   if (outcome == AppendOutcome::kStored) {
     target.region->CountStored(target.writer, joined_.size());
   } else {
@@ -168,20 +168,20 @@ bool Mediator::Continue(const Target& target, const Records& records, bool may_w
                         Progress& progress) {
   const MutexLock lock(target.ring->mutex.get());
   const int64_t now_ns = target.ring->writer.options().stamped ? shm::MonotonicNs() : 0;
+  const RecordSink sink = target.region->SinkFor(target.writer, target.tag, now_ns);
   // Nobody who waits is ahead of a batch that may wait: what is wanted so far is its own wish.
   if (may_wait) Want(*target.ring, 0);
   uint32_t told = progress.stored;
   for (; progress.next < records.size(); ++progress.next) {
     const std::string& record = records[progress.next];
-    AppendOutcome outcome =
-        target.region->Append(target.writer, target.tag, BytesOf(record), now_ns);
+    AppendOutcome outcome = sink.Append(BytesOf(record));
     if (outcome == AppendOutcome::kFull && may_wait) {
       // The consumer must see what is there before it can make room. Then say what is wanted, and
       // look once more: it may have made the room before it could read the wish.
       Publish(target, std::exchange(told, progress.stored) != progress.stored);
       const uint64_t stamp_bytes = target.ring->writer.options().stamp_bytes();
       Want(*target.ring, shm::RecordBytes(record.size() + stamp_bytes));
-      outcome = target.region->Append(target.writer, target.tag, BytesOf(record), now_ns);
+      outcome = sink.Append(BytesOf(record));
       if (outcome == AppendOutcome::kFull) return false;
       Want(*target.ring, 0);
     }

@@ -158,7 +158,7 @@ void MediatorThread::OnClosedQueue(QueueId id) {
   {
     MediatedRing& ring = *queue.target.region->ring();
     const MutexLock lock(ring.mutex.get());
-    const RecordSink sink = SinkOf(queue, ring, shm::MonotonicNs());
+    const RecordSink sink = queue.target.SinkFor(shm::MonotonicNs());
     queue.server.FinishAll(
         shm::LossCause::kClosed,
         [&](std::span<const std::byte> payload) {
@@ -233,7 +233,7 @@ shm::ServeResult MediatorThread::Serve(QueueId id, const shm::ServeLimits& limit
 shm::ServeResult MediatorThread::ServeLocked(QueueId id, Queue& queue,
                                              const shm::ServeLimits& limits) {
   MediatedRing& ring = *queue.target.region->ring();
-  const RecordSink sink = SinkOf(queue, ring, limits.now_ns);
+  const RecordSink sink = queue.target.SinkFor(limits.now_ns);
   shm::ServeResult result = queue.server.Serve(
       limits,
       [&](std::span<const std::byte> payload) {
@@ -263,13 +263,6 @@ shm::ServeResult MediatorThread::ServeLocked(QueueId id, Queue& queue,
   ring.writer.RefreshTail();
   if (ring.FreeBytes() >= room_bytes) result.state = shm::ServeState::kMore;
   return result;
-}
-
-RecordSink MediatorThread::SinkOf(Queue& queue, MediatedRing& ring, int64_t now_ns) {
-  return {.writer = &ring.writer,
-          .budget = &queue.target.region->budget_of(queue.target.writer),
-          .tag = queue.target.tag,
-          .now_ns = now_ns};
 }
 
 // Just before the next record is stored, so that a gap is told where it is.

@@ -45,6 +45,8 @@ struct QueueTarget {
   Region* region = nullptr;  // Of a mediated ring.
   shm::EndpointId writer = shm::EndpointId::kEp0;
   uint64_t tag = 0;
+
+  RecordSink SinkFor(int64_t now_ns) const { return region->SinkFor(writer, tag, now_ns); }
 };
 
 // What the thread has to say. Called on the loop.
@@ -121,7 +123,6 @@ class MediatorThread final : public QueueHost {
   void Activate(QueueId id) override;
   void Unmute(QueueId id) override;
 
-  static RecordSink SinkOf(Queue& queue, MediatedRing& ring, int64_t now_ns);
   shm::ServeResult ServeLocked(QueueId id, Queue& queue, const shm::ServeLimits& limits);
   static void NoteRejected(Queue& queue, MediatedRing& ring);
   // What the queue has decided goes into the ring's books, and is published.

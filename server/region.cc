@@ -363,11 +363,11 @@ MediatedRing* Region::ring() {
   return spec_.shared != nullptr ? spec_.shared->ring() : std::get_if<MediatedRing>(&memory_);
 }
 
-shm::AppendOutcome Region::Append(EndpointId writer, uint64_t tag,
-                                  std::span<const std::byte> payload, int64_t now_ns) {
-  return RecordSink{
-      .writer = &ring()->writer, .budget = &budget_of(writer), .tag = tag, .now_ns = now_ns}
-      .Append(payload);
+RecordSink Region::SinkFor(EndpointId writer, uint64_t tag, int64_t now_ns) {
+  return {.writer = &ring()->writer,
+          .budget = &budgets_[static_cast<size_t>(writer)],
+          .tag = tag,
+          .now_ns = now_ns};
 }
 
 void Region::Count(EndpointId endpoint, const shm::Ledger& more) {

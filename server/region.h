@@ -59,6 +59,22 @@ struct RegionSpec {
 // Of a direct ring.
 DirectRingSpec DirectSpecOf(const RegionSpec& spec);
 
+// One endpoint's way into a ring, found once per batch. Counts nothing.
+struct RecordSink {
+  shm::MediatedRingWriter* writer = nullptr;
+  shm::WriterBudget* budget = nullptr;
+  uint64_t tag = 0;
+  int64_t now_ns = 0;  // For stamps.
+
+  shm::AppendOutcome Append(std::span<const std::byte> payload) const {
+    if (!budget->Admit(*writer, payload.size())) [[unlikely]]
+      return shm::AppendOutcome::kBudget;
+    const shm::AppendOutcome outcome = writer->Append(tag, payload, now_ns);
+    if (outcome == shm::AppendOutcome::kStored) budget->Charge(*writer, payload.size());
+    return outcome;
+  }
+};
+
 class Region {
  public:
   // INVALID_ARGUMENT, OUT_OF_RANGE, RESOURCE_EXHAUSTED, UNAVAILABLE. `spec` was validated. `koid`
@@ -102,13 +118,8 @@ class Region {
   // Settles what owners left unfinished. True when nothing is left to settle.
   bool ReapOwners();
 
-  // Of a mediated ring, whose mutex is held: what one endpoint may still have in it.
-  shm::WriterBudget& budget_of(shm::EndpointId endpoint) {
-    return budgets_[static_cast<size_t>(endpoint)];
-  }
-  // A record as one endpoint writes it; counts nothing.
-  shm::AppendOutcome Append(shm::EndpointId writer, uint64_t tag,
-                            std::span<const std::byte> payload, int64_t now_ns);
+  // How one endpoint writes a mediated ring, whose mutex is held: for one batch.
+  RecordSink SinkFor(shm::EndpointId writer, uint64_t tag, int64_t now_ns);
 
   // The ring's books are the sum over all its writers; these are this buffer's share of them.
   void Count(shm::EndpointId endpoint, const shm::Ledger& more);
@@ -149,22 +160,6 @@ class Region {
   Memory memory_;
   std::array<shm::Ledger, 2> by_endpoint_;
   std::array<shm::WriterBudget, 2> budgets_;
-};
-
-// One endpoint's way into a ring, found once per batch.
-struct RecordSink {
-  shm::MediatedRingWriter* writer = nullptr;
-  shm::WriterBudget* budget = nullptr;
-  uint64_t tag = 0;
-  int64_t now_ns = 0;  // For stamps.
-
-  shm::AppendOutcome Append(std::span<const std::byte> payload) const {
-    if (!budget->Admit(*writer, payload.size())) [[unlikely]]
-      return shm::AppendOutcome::kBudget;
-    const shm::AppendOutcome outcome = writer->Append(tag, payload, now_ns);
-    if (outcome == shm::AppendOutcome::kStored) budget->Charge(*writer, payload.size());
-    return outcome;
-  }
 };
 
 // The shared region that a handle leads to: BAD_HANDLE, WRONG_OBJECT.

@@ -12,6 +12,7 @@
 #include "server/convert.h"
 #include "server/errors.h"
 #include "server/logging.h"
+#include "server/refusal.h"
 #include "shm/check.h"
 #include "shm/result.h"
 
@@ -19,9 +20,6 @@ namespace iob::server {
 namespace {
 
 constexpr int64_t kNsPerMs = 1'000'000;
-
-// A message that somebody reads is written in microseconds; a tenth of gRPC's drain is left.
-constexpr int64_t kStopGraceMs = 50;
 
 void SetTime(absl::Time time, google::protobuf::Timestamp& stamp) {
   const int64_t seconds = absl::ToUnixSeconds(time);
@@ -77,13 +75,6 @@ struct StatsWatchers::Stream final : Reactor {
   std::optional<grpc::Status> ending;
 };
 
-// A call that the loop has no room for. gRPC alone knows it, until OnDone.
-class StatsWatchers::Refusal final : public Reactor {
- public:
-  explicit Refusal(const grpc::Status& status) { Finish(status); }
-  void OnDone() override { delete this; }
-};
-
 StatsWatchers::StatsWatchers(Dependencies dependencies)
     : dependencies_(std::move(dependencies)),
       loop_(dependencies_.loop),
@@ -102,9 +93,7 @@ StatsWatchers::Reactor* StatsWatchers::Watch(grpc::CallbackServerContext* contex
   const bool posted =
       loop_.Post([this, owned = std::move(stream)]() mutable { Start(std::move(owned)); });
   if (posted) return reactor;
-  return new Refusal(
-      ToGrpcStatus(MakeError(v1::ERROR_REASON_BUSY, absl::StrCat("the daemon has ", kPostedTasksMax,
-                                                                 " calls waiting; retry"))));
+  return RefuseStream<Reactor>(ToGrpcStatus(LoopIsBehind()));
 }
 
 void StatsWatchers::Start(std::unique_ptr<Stream> owned) {

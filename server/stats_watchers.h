@@ -90,7 +90,6 @@ class StatsWatchers {
 
  private:
   struct Stream;
-  class Refusal;
   using StreamSet = absl::flat_hash_set<Stream*>;
 
   void Start(std::unique_ptr<Stream> owned);

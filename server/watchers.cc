@@ -9,6 +9,7 @@
 #include "server/convert.h"
 #include "server/errors.h"
 #include "server/logging.h"
+#include "server/refusal.h"
 #include "shm/check.h"
 #include "shm/result.h"
 
@@ -16,9 +17,6 @@ namespace iob::server {
 namespace {
 
 constexpr uint32_t kRootUid = 0;
-
-// A message that somebody reads is written in microseconds; a tenth of gRPC's drain is left.
-constexpr int64_t kStopGraceMs = 50;
 
 // Whether this is the end of what the scope is about; there is no end of everything.
 bool IsEndOf(const WatchScope& scope, const v1::WatchEventsResponse& event) {
@@ -108,13 +106,6 @@ struct Watchers::Stream final : Reactor {
   std::optional<grpc::Status> ending;
 };
 
-// A call that the loop has no room for. gRPC alone knows it, until OnDone.
-class Watchers::Refusal final : public Reactor {
- public:
-  explicit Refusal(const grpc::Status& status) { Finish(status); }
-  void OnDone() override { delete this; }
-};
-
 Watchers::Watchers(Dependencies dependencies)
     : dependencies_(std::move(dependencies)),
       loop_(dependencies_.loop),
@@ -133,9 +124,7 @@ Watchers::Reactor* Watchers::Watch(grpc::CallbackServerContext* context,
   const bool posted =
       loop_.Post([this, owned = std::move(stream)]() mutable { Start(std::move(owned)); });
   if (posted) return reactor;
-  return new Refusal(
-      ToGrpcStatus(MakeError(v1::ERROR_REASON_BUSY, absl::StrCat("the daemon has ", kPostedTasksMax,
-                                                                 " calls waiting; retry"))));
+  return RefuseStream<Reactor>(ToGrpcStatus(LoopIsBehind()));
 }
 
 void Watchers::Start(std::unique_ptr<Stream> owned) {

@@ -113,7 +113,6 @@ class Watchers {
 
  private:
   struct Stream;
-  class Refusal;
   // What a stream is woken by: each has one.
   enum class TopicKind { kUid, kBuffer, kSharedRegion };
   using Topic = std::pair<TopicKind, uint64_t>;

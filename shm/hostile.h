@@ -138,6 +138,16 @@ class SharedAtomic {
   std::atomic<T> word_;
 };
 
+// The shared word at an aligned address that the caller has bounded.
+template <SharedWord T>
+SharedAtomic<T>& SharedWordAt(std::byte* address) {
+  return *reinterpret_cast<SharedAtomic<T>*>(address);
+}
+template <SharedWord T>
+const SharedAtomic<T>& SharedWordAt(const std::byte* address) {
+  return *reinterpret_cast<const SharedAtomic<T>*>(address);
+}
+
 // A bounded range of shared memory whose bytes a peer may be changing.
 class SharedBytes {
  public:

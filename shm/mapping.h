@@ -86,7 +86,7 @@ class Mapping {
   SharedAtomic<T>& Word(uint64_t offset_bytes) const {
     IOB_CHECK(offset_bytes % sizeof(T) == 0 && sizeof(T) <= size_bytes() &&
               offset_bytes <= size_bytes() - sizeof(T));
-    return *reinterpret_cast<SharedAtomic<T>*>(range_.base() + offset_bytes);
+    return SharedWordAt<T>(range_.base() + offset_bytes);
   }
 
   // For code that owns every byte of it (the broker's side of a sealed section), and for a user who
@@ -110,7 +110,7 @@ class ReadOnlyMapping {
   const SharedAtomic<T>& Word(uint64_t offset_bytes) const {
     IOB_CHECK(offset_bytes % sizeof(T) == 0 && sizeof(T) <= size_bytes() &&
               offset_bytes <= size_bytes() - sizeof(T));
-    return *reinterpret_cast<const SharedAtomic<T>*>(range_.base() + offset_bytes);
+    return SharedWordAt<T>(range_.base() + offset_bytes);
   }
 
   void CopyOut(uint64_t offset_bytes, std::span<std::byte> target) const {

@@ -123,10 +123,10 @@ class MediatedRingFollower {
 
   template <SharedWord T>
   SharedAtomic<T>& OwnWord(uint64_t offset_bytes) const {
-    return *reinterpret_cast<SharedAtomic<T>*>(own_page_ + offset_bytes);
+    return SharedWordAt<T>(own_page_ + offset_bytes);
   }
   const SharedAtomic<uint64_t>& LedgerWord(uint64_t offset_bytes) const {
-    return *reinterpret_cast<const SharedAtomic<uint64_t>*>(ledger_page_ + offset_bytes);
+    return SharedWordAt<uint64_t>(ledger_page_ + offset_bytes);
   }
 
   // [HEAD or FOLLOW page, writable][records][records again][ledger page]

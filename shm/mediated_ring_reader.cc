@@ -9,22 +9,18 @@
 namespace iob::shm {
 namespace {
 
-template <SharedWord T>
-const SharedAtomic<T>& WordAt(const std::byte* page, uint64_t offset_bytes) {
-  return *reinterpret_cast<const SharedAtomic<T>*>(page + offset_bytes);
-}
-
 // The position to resume at: the shared tail if it can be, else the one that the broker last
 // accepted.
 absl::StatusOr<uint64_t> ResumePosition(const std::byte* head_page, const std::byte* ledger_page,
                                         uint64_t capacity) {
-  const auto head = WordAt<uint64_t>(head_page, kHeadOffset)
+  const auto head = SharedWordAt<uint64_t>(head_page + kHeadOffset)
                         .LoadAcquire()
                         .AlignedBetween(0, UINT64_MAX, kRecordAlignBytes);
   if (!head) return absl::DataLossError("the ring's head is not 8-aligned");
   const uint64_t oldest = *head > capacity ? *head - capacity : 0;
-  for (const SharedAtomic<uint64_t>* word : {&WordAt<uint64_t>(head_page, kTailOffset),
-                                             &WordAt<uint64_t>(ledger_page, kLedgerTailAccepted)}) {
+  for (const SharedAtomic<uint64_t>* word :
+       {&SharedWordAt<uint64_t>(head_page + kTailOffset),
+        &SharedWordAt<uint64_t>(ledger_page + kLedgerTailAccepted)}) {
     if (const auto tail = word->LoadAcquire().AlignedBetween(oldest, *head, kRecordAlignBytes))
       return *tail;
   }
@@ -131,15 +127,14 @@ absl::Status MediatedRingReader::status() const {
 }
 
 bool MediatedRingReader::PrepareToWait(uint32_t how) {
-  auto& waiting = *reinterpret_cast<SharedAtomic<uint32_t>*>(range_.base() + kWaitingOffset);
-  waiting.StoreRelaxed(how);
+  SharedWordAt<uint32_t>(range_.base() + kWaitingOffset).StoreRelaxed(how);
   // Dekker with the writer's Publish: our flag, fence, its head.
   std::atomic_thread_fence(std::memory_order_seq_cst);
   return !HasRecords() && !poisoned_;
 }
 
 void MediatedRingReader::ClearWaiting() {
-  reinterpret_cast<SharedAtomic<uint32_t>*>(range_.base() + kWaitingOffset)->StoreRelaxed(0);
+  SharedWordAt<uint32_t>(range_.base() + kWaitingOffset).StoreRelaxed(0);
 }
 
 FutexWord MediatedRingReader::HeadWord() const {

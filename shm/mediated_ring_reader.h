@@ -61,14 +61,14 @@ class MediatedRingReader {
     const std::byte* const record = records_ + offset_;
     // Loaded once, though DATA is sealed: where the consumer may write it, so may its other
     // threads.
-    const auto payload_bytes = RecordWord<uint64_t>(record + sizeof(uint64_t))
+    const auto payload_bytes = SharedWordAt<uint64_t>(record + sizeof(uint64_t))
                                    .LoadRelaxed()
                                    .Between(0, kRecordPayloadBytesMax);
     if (!payload_bytes || RecordBytes(*payload_bytes) > plain_head_ - next_) [[unlikely]] {
       Poison();
       return ReadOutcome::kPoisoned;
     }
-    *ret_record = {.tag = RecordWord<uint64_t>(record).LoadRelaxed().ForHintOnly(),
+    *ret_record = {.tag = SharedWordAt<uint64_t>(record).LoadRelaxed().ForHintOnly(),
                    .payload = {record + kRecordHeaderBytes, *payload_bytes},
                    .sequence = 0,
                    .time_ns = 0,
@@ -140,16 +140,12 @@ class MediatedRingReader {
   }
   bool HasRoomFor(uint64_t wanted) const;
   void Poison();
-  template <SharedWord T>
-  static const SharedAtomic<T>& RecordWord(const std::byte* address) {
-    return *reinterpret_cast<const SharedAtomic<T>*>(address);
-  }
   SharedAtomic<uint64_t>& HeadPageWord(uint64_t offset_bytes) const {
-    return *reinterpret_cast<SharedAtomic<uint64_t>*>(head_page_ + offset_bytes);
+    return SharedWordAt<uint64_t>(head_page_ + offset_bytes);
   }
   template <SharedWord T>
   const SharedAtomic<T>& LedgerWord(uint64_t offset_bytes) const {
-    return *reinterpret_cast<const SharedAtomic<T>*>(ledger_page_ + offset_bytes);
+    return SharedWordAt<T>(ledger_page_ + offset_bytes);
   }
 
   // [HEAD page, writable][records][records again][ledger page]

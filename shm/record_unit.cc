@@ -4,7 +4,7 @@ namespace iob::shm {
 namespace {
 
 Untrusted<uint64_t> LoadWord(const std::byte* start, uint64_t offset_bytes) {
-  return reinterpret_cast<const SharedAtomic<uint64_t>*>(start + offset_bytes)->LoadRelaxed();
+  return SharedWordAt<uint64_t>(start + offset_bytes).LoadRelaxed();
 }
 
 // For words that are handed on and decide nothing.

@@ -69,12 +69,6 @@ constexpr uint64_t LaneWord(uint64_t payload_bytes, uint64_t state, uint64_t seq
   return payload_bytes | state | (sequence << 32);
 }
 
-// One word of a record or of a page, at an address that the caller has bounded.
-template <SharedWord T>
-SharedAtomic<T>& SharedWordAt(std::byte* address) {
-  return *reinterpret_cast<SharedAtomic<T>*>(address);
-}
-
 // Everything up to `position`: how many record numbers were used, how many of these were discards,
 // and the payload bytes of the others. Where a successor of either side goes on.
 struct LaneCheckpoint {

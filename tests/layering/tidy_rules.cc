@@ -18,12 +18,7 @@ struct Exception {
 };
 
 constexpr Exception kExceptions[] = {
-    {"cast", "shm/hostile.h", "the byte-wise copy under ThreadSanitizer"},
-    {"cast", "shm/mapping.", "turns checked offsets into shared words"},
-    {"cast", "shm/mediated_ring_reader.", "shared words of the ring's pages"},
-    {"cast", "shm/mediated_ring_follower.", "shared words of the ring's pages"},
-    {"cast", "shm/record_unit.", "shared words of a record"},
-    {"cast", "shm/reserve_lane_layout.h", "shared words of a lane's pages and records"},
+    {"cast", "shm/hostile.h", "turns bounded addresses into shared words"},
     {"cast", "shm/fd_channel.cc", "sockaddr"},
     {"cast", "shm/futex.cc", "futex_waitv carries addresses as u64"},
     {"cast", "server/runtime_dir.cc", "sockaddr"},

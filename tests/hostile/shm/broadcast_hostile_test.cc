@@ -17,49 +17,21 @@
 #include "shm/broadcast_follower.h"
 #include "shm/broadcast_writer.h"
 #include "shm/mapping.h"
+#include "tests/support/shm_ambush.h"
 #include "tests/support/shm_broadcast.h"
 #include "tests/support/shm_process.h"
 
 namespace iob::shm {
 namespace {
 
+using test::Ambush;
 using test::AppendNext;
+using test::At;
 using test::Broadcast;
 using test::CheckingFollower;
 using From = BroadcastFollower::From;
 
 constexpr uint64_t kLongest = 200;
-
-// While it lives: runs `strike` before shared loads of this thread, from the `first` one on, at
-// most `times` times.
-class Ambush {
- public:
-  Ambush(uint64_t first, uint64_t times, std::function<void()> strike)
-      : first_(first), times_(times), strike_(std::move(strike)) {
-    before_shared_load_context = this;
-    before_shared_load = [](void* self) { static_cast<Ambush*>(self)->OnLoad(); };
-  }
-  Ambush(const Ambush&) = delete;
-  Ambush& operator=(const Ambush&) = delete;
-  ~Ambush() { before_shared_load = nullptr; }
-
-  uint64_t loads() const { return loads_; }
-
- private:
-  void OnLoad() {
-    const uint64_t load = loads_++;
-    if (load < first_ || load - first_ >= times_) return;
-    // Its own looks at the memory are not the victim's.
-    const auto hook = std::exchange(before_shared_load, nullptr);
-    strike_();
-    before_shared_load = hook;
-  }
-
-  uint64_t first_;
-  uint64_t times_;
-  std::function<void()> strike_;
-  uint64_t loads_ = 0;
-};
 
 // A word that somebody else may write.
 struct Target {
@@ -190,11 +162,11 @@ void Exhaust(const std::function<void(Victim&, Tally*)>& play, Tally* ret_tally)
   uint64_t loads = 0;
   {
     Victim victim;
-    const Ambush nobody(0, 0, nullptr);
+    const Ambush nobody(test::Nobody);
     Tally honest;
     play(victim, &honest);
     ASSERT_EQ(honest.untouched, honest.cases);
-    loads = nobody.loads();
+    loads = nobody.accesses();
   }
   ASSERT_GT(loads, 20u);
   // Every load of the beginning, which maps and looks first; later ones repeat, so fewer of them.
@@ -209,7 +181,7 @@ void Exhaust(const std::function<void(Victim&, Tally*)>& play, Tally* ret_tally)
         Victim victim;
         const Target target = victim.Targets()[which];
         const uint64_t evil = InterestingValues(victim.Get(target))[value];
-        const Ambush ambush(moment, 1, [&] { victim.Set(target, evil); });
+        const Ambush ambush(At(moment, [&] { victim.Set(target, evil); }));
         play(victim, ret_tally);
         if (::testing::Test::HasFailure()) {
           FAIL() << target.name << ", value " << value << ", before load " << moment;
@@ -268,10 +240,13 @@ TEST(BroadcastHostile, AFollowerThatIsOvertakenAtAnyLoadGetsNoTornRecordAndCount
         CheckingFollower follower(victim.ring().Follower(), kLongest, kLongest);
         uint64_t outcomes = 0;
         {
-          const Ambush ambush(moment, times, [&] {
-            for (int i = 0; i < records; ++i) AppendNext(victim.writer(), kLongest);
-            victim.writer().Publish();
-          });
+          const Ambush ambush(At(
+              moment,
+              [&] {
+                for (int i = 0; i < records; ++i) AppendNext(victim.writer(), kLongest);
+                victim.writer().Publish();
+              },
+              times));
           for (int call = 0; call < 60; ++call) {
             const FollowOutcome outcome = follower.Next();
             ASSERT_NE(outcome, FollowOutcome::kPoisoned) << follower.ring().status();
@@ -300,10 +275,10 @@ TEST(BroadcastHostile, WhoeverAsksForAWakeAtAnyLoadOfAPublishIsAnsweredByTheReco
     bool told = false;
     {
       // The publish takes the first request; the follower reads, and asks again in the middle.
-      const Ambush ambush(moment, 1, [&] {
+      const Ambush ambush(At(moment, [&] {
         follower.Drain();
         asked = follower.ring().PrepareToWait(kWaitingOnSocket);
-      });
+      }));
       told = victim.writer().Publish();
     }
     const bool seen = follower.ring().next_sequence() == victim.writer().next_sequence();

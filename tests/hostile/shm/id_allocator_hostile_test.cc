@@ -27,6 +27,7 @@
 #include "shm/id_allocator_sealed_writer.h"
 #include "shm/id_allocator_shared_writer.h"
 #include "shm/mapping.h"
+#include "tests/support/shm_ambush.h"
 #include "tests/support/shm_process.h"
 #include "tests/support/shm_ring.h"
 #include "tests/support/status_matchers.h"
@@ -34,6 +35,7 @@
 namespace iob::shm {
 namespace {
 
+using test::Ambush;
 using test::BytesOf;
 using test::StatusIs;
 using test::TextOf;
@@ -42,31 +44,6 @@ constexpr IdOwner kLive = 2;
 constexpr IdOwner kDead = 3;
 
 IdAllocatorLayout OnePage() { return IdAllocatorLayout::ForRegion(PageBytes()).value(); }
-
-// While it lives: runs `strike` before each shared load of this thread, with the load's number.
-class Ambush {
- public:
-  explicit Ambush(std::function<void(uint64_t load)> strike) : strike_(std::move(strike)) {
-    before_shared_load_context = this;
-    before_shared_load = [](void* self) { static_cast<Ambush*>(self)->OnLoad(); };
-  }
-  Ambush(const Ambush&) = delete;
-  Ambush& operator=(const Ambush&) = delete;
-  ~Ambush() { before_shared_load = nullptr; }
-
-  uint64_t loads() const { return loads_; }
-
- private:
-  void OnLoad() {
-    // Its own looks at the memory are not the victim's.
-    const auto hook = std::exchange(before_shared_load, nullptr);
-    strike_(loads_++);
-    before_shared_load = hook;
-  }
-
-  std::function<void(uint64_t)> strike_;
-  uint64_t loads_ = 0;
-};
 
 struct Tally {
   std::map<AllocateOutcome, uint64_t> allocations;
@@ -210,7 +187,7 @@ TEST(IdAllocatorHostile, SurvivesEveryWordChangedAtEveryMoment) {
     const Victim victim;
     const Ambush nobody([](uint64_t) {});
     ASSERT_TRUE(victim.Play(&tally));
-    loads = nobody.loads();
+    loads = nobody.accesses();
   }
   ASSERT_GT(loads, 30u);
   Tally tally;
@@ -226,7 +203,7 @@ TEST(IdAllocatorHostile, SurvivesEveryWordChangedAtEveryMoment) {
         });
         ++cases;
         well += victim.Play(&tally) ? 1 : 0;
-        EXPECT_LT(ambush.loads(), kLoadsMax);
+        EXPECT_LT(ambush.accesses(), kLoadsMax);
         if (HasFailure())
           FAIL() << "word " << which << ", value " << value << ", before load " << moment;
       }
@@ -264,7 +241,7 @@ TEST(IdAllocatorHostile, SurvivesWordsThatChangeBeforeEveryLoad) {
       victim.Set(offset, values[random() % values.size()]);
     });
     victim.Play(&tally);
-    EXPECT_LT(ambush.loads(), kLoadsMax);
+    EXPECT_LT(ambush.accesses(), kLoadsMax);
     if (HasFailure()) FAIL() << "seed " << seed;
   }
   EXPECT_GT(tally.allocations[AllocateOutcome::kAllocated], 100u);
@@ -280,7 +257,7 @@ TEST(IdAllocatorHostile, IsBusyWhenTheHeaderNeverHoldsStill) {
       [&](uint64_t load) { victim.Set(0, Pair(header.next_id, header.blob_head - load % 1000)); });
   EXPECT_EQ(victim.writer().Allocate(BytesOf(std::string("x")), &id), AllocateOutcome::kBusy);
   EXPECT_EQ(id, 77u);
-  EXPECT_LE(ambush.loads(), 4u * IdAllocatorSharedWriter::kTriesMax);
+  EXPECT_LE(ambush.accesses(), 4u * IdAllocatorSharedWriter::kTriesMax);
 }
 
 TEST(IdAllocatorHostile, IsBusyWhenASlotNeverHoldsStill) {
@@ -307,7 +284,7 @@ TEST(IdAllocatorHostile, FindComparesNoMoreBytesThanThereAre) {
   EXPECT_EQ(victim.reader().Find(BytesOf(std::string(1023, '\0') + "x"), &id),
             FindOutcome::kInvalidIndex);
   EXPECT_EQ(id, 77u);
-  EXPECT_LT(counting.loads(), 20u);
+  EXPECT_LT(counting.accesses(), 20u);
 }
 
 TEST(IdAllocatorHostile, AHeaderMovedBackMeetsTheBlobsThatAreThere) {
@@ -395,7 +372,7 @@ TEST(IdAllocatorHostile, TheSealedWriterLoadsNoSharedWord) {
   uint32_t id = 0;
   for (const std::string blob : {"a", "b", "a", ""}) writer.Allocate(BytesOf(blob), &id);
   writer.Allocate(BytesOf(std::string(PageBytes(), 'x')), &id);
-  EXPECT_EQ(counting.loads(), 0u);
+  EXPECT_EQ(counting.accesses(), 0u);
 }
 
 // ---- Deaths -----------------------------------------------------------------------------------

@@ -18,56 +18,18 @@
 #include "shm/mapping.h"
 #include "shm/mediated_ring_follower.h"
 #include "shm/mediated_ring_writer.h"
+#include "tests/support/shm_ambush.h"
 #include "tests/support/shm_ring.h"
 #include "tests/support/status_matchers.h"
 
 namespace iob::shm {
 namespace {
 
+using test::Ambush;
+using test::At;
 using test::BytesOf;
 using test::PatternText;
 using test::TextOf;
-
-// While it lives: runs `strike` before the `moment`-th shared load, or store, of this thread, once.
-class Ambush {
- public:
-  enum class On { kLoad, kStore };
-
-  Ambush(On on, uint64_t moment, std::function<void()> strike)
-      : moment_(moment), strike_(std::move(strike)) {
-    const auto hook = [](void* self) { static_cast<Ambush*>(self)->OnAccess(); };
-    if (on == On::kLoad) {
-      before_shared_load_context = this;
-      before_shared_load = hook;
-    } else {
-      before_shared_store_context = this;
-      before_shared_store = hook;
-    }
-  }
-  Ambush(const Ambush&) = delete;
-  Ambush& operator=(const Ambush&) = delete;
-  ~Ambush() {
-    before_shared_load = nullptr;
-    before_shared_store = nullptr;
-  }
-
-  uint64_t accesses() const { return accesses_; }
-
- private:
-  void OnAccess() {
-    if (accesses_++ != moment_) return;
-    // What the other side does meanwhile is not the victim's.
-    const auto load_hook = std::exchange(before_shared_load, nullptr);
-    const auto store_hook = std::exchange(before_shared_store, nullptr);
-    strike_();
-    before_shared_load = load_hook;
-    before_shared_store = store_hook;
-  }
-
-  uint64_t moment_;
-  std::function<void()> strike_;
-  uint64_t accesses_ = 0;
-};
 
 RingOptions OverwritingWith(bool annotated) {
   return {.policy = RingPolicy::kOverwriteOldest,
@@ -169,7 +131,7 @@ TEST_P(MediatedRingFollowerRace, IsExactWhereverTheWriterOvertakesIt) {
         MediatedRingFollower& reader = consuming ? race.consumer() : race.follower();
         const uint64_t lost_before = reader.account().lost_records;
         {
-          const Ambush ambush(Ambush::On::kLoad, moment, [&] { race.Write(records); });
+          const Ambush ambush(At(moment, [&] { race.Write(records); }));
           Race::Read(reader, 2);
           accesses = ambush.accesses();
         }
@@ -190,7 +152,7 @@ TEST_P(MediatedRingFollowerRace, ReadsNothingTornWhereverItMeetsTheWriter) {
       Race race(GetParam());
       MediatedRingFollower& reader = consuming ? race.consumer() : race.follower();
       {
-        const Ambush ambush(Ambush::On::kStore, moment, [&] { Race::Read(reader, 3); });
+        const Ambush ambush(At(moment, [&] { Race::Read(reader, 3); }), Ambush::On::kStore);
         race.Write(25);
         accesses = ambush.accesses();
       }
@@ -330,7 +292,7 @@ TEST_P(MediatedRingFollowerHostile, SurvivesEveryWordChangedAtEveryMoment) {
   uint64_t loads = 0;
   {
     FollowerVictim victim(GetParam());
-    const Ambush nobody(Ambush::On::kLoad, UINT64_MAX, nullptr);
+    const Ambush nobody(test::Nobody);
     bool refused = false;
     ASSERT_TRUE(victim.Play(&refused));
     loads = nobody.accesses();
@@ -346,9 +308,9 @@ TEST_P(MediatedRingFollowerHostile, SurvivesEveryWordChangedAtEveryMoment) {
       for (uint64_t moment = 0; moment < loads + 4; ++moment) {
         FollowerVictim victim(GetParam());
         const Target target = victim.targets()[which];
-        const Ambush ambush(Ambush::On::kLoad, moment, [&] {
+        const Ambush ambush(At(moment, [&] {
           target.Set(InterestingValues(victim.capacity(), target.Get())[value]);
-        });
+        }));
         bool refused = false;
         const bool as_before = victim.Play(&refused);
         ++cases;
@@ -375,12 +337,12 @@ TEST(MediatedRingOverwriteHostile, WriterSurvivesATailChangedAtEveryMoment) {
           MediatedRingWriter::Create(layout, OverwritingWith(value % 2 == 0)).value();
       const Mapping head = Mapping::Map(ring.head_memfd()).value();
       const Mapping follow = Mapping::Map(*ring.follow_memfd()).value();
-      const Ambush ambush(Ambush::On::kLoad, moment, [&] {
+      const Ambush ambush(At(moment, [&] {
         const uint64_t lie = InterestingValues(PageBytes(), ring.head_position())[value];
         for (const uint64_t offset : {kHeadOffset, kTailOffset, kWaitingOffset})
           head.Word<uint64_t>(offset).StoreRelease(lie);
         follow.Word<uint64_t>(kFollowWaitingOffset).StoreRelease(lie);
-      });
+      }));
       for (uint64_t number = 0; number < 24; ++number) {
         ASSERT_EQ(ring.Append(number, BytesOf(PayloadOf(number)), 1), AppendOutcome::kStored);
         if (number % 4 == 0) ring.Publish({});

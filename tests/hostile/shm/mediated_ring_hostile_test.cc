@@ -21,11 +21,15 @@
 #include "shm/mapping.h"
 #include "shm/mediated_ring_reader.h"
 #include "shm/mediated_ring_writer.h"
+#include "tests/support/shm_ambush.h"
 #include "tests/support/shm_ring.h"
 #include "tests/support/status_matchers.h"
 
 namespace iob::shm {
 namespace {
+
+using test::Ambush;
+using test::At;
 
 // A word of the ring that the peer may write.
 struct Target {
@@ -67,34 +71,6 @@ std::vector<uint64_t> InterestingValues(uint64_t capacity, uint64_t current) {
           current - 8,
           current + 8};
 }
-
-// While it lives: runs `strike` before the `moment`-th shared load of this thread, once.
-class Ambush {
- public:
-  Ambush(uint64_t moment, std::function<void()> strike)
-      : moment_(moment), strike_(std::move(strike)) {
-    before_shared_load_context = this;
-    before_shared_load = [](void* self) { static_cast<Ambush*>(self)->OnLoad(); };
-  }
-  Ambush(const Ambush&) = delete;
-  Ambush& operator=(const Ambush&) = delete;
-  ~Ambush() { before_shared_load = nullptr; }
-
-  uint64_t loads() const { return loads_; }
-
- private:
-  void OnLoad() {
-    if (loads_++ != moment_) return;
-    // Its own looks at the memory are not the victim's.
-    const auto hook = std::exchange(before_shared_load, nullptr);
-    strike_();
-    before_shared_load = hook;
-  }
-
-  uint64_t moment_;
-  std::function<void()> strike_;
-  uint64_t loads_ = 0;
-};
 
 struct Tally {
   uint64_t cases = 0;
@@ -201,10 +177,10 @@ TEST(MediatedRingHostile, ReaderSurvivesEveryWordChangedAtEveryMoment) {
   uint64_t loads = 0;
   {
     ReaderVictim victim;
-    const Ambush nobody(UINT64_MAX, nullptr);
+    const Ambush nobody(test::Nobody);
     bool refused = false;
     ASSERT_TRUE(victim.Play(&refused));
-    loads = nobody.loads();
+    loads = nobody.accesses();
   }
   ASSERT_GT(loads, 10u);
   Tally tally;
@@ -216,8 +192,9 @@ TEST(MediatedRingHostile, ReaderSurvivesEveryWordChangedAtEveryMoment) {
       for (uint64_t moment = 0; moment < loads + 4; ++moment) {
         ReaderVictim victim;
         const Target target = victim.Targets()[which];
-        const Ambush ambush(
-            moment, [&] { target.Set(InterestingValues(victim.capacity(), target.Get())[value]); });
+        const Ambush ambush(At(moment, [&] {
+          target.Set(InterestingValues(victim.capacity(), target.Get())[value]);
+        }));
         bool refused = false;
         const bool untouched = victim.Play(&refused);
         ++tally.cases;
@@ -287,9 +264,9 @@ TEST(MediatedRingHostile, WriterSurvivesEveryWordChangedAtEveryMoment) {
   uint64_t loads = 0;
   {
     WriterVictim victim;
-    const Ambush nobody(UINT64_MAX, nullptr);
+    const Ambush nobody(test::Nobody);
     ASSERT_TRUE(victim.Play());
-    loads = nobody.loads();
+    loads = nobody.accesses();
   }
   ASSERT_GT(loads, 20u);
   Tally tally;
@@ -298,8 +275,9 @@ TEST(MediatedRingHostile, WriterSurvivesEveryWordChangedAtEveryMoment) {
       for (uint64_t moment = 0; moment < loads; ++moment) {
         WriterVictim victim;
         const Target target = victim.Targets()[which];
-        const Ambush ambush(
-            moment, [&] { target.Set(InterestingValues(victim.capacity(), target.Get())[value]); });
+        const Ambush ambush(At(moment, [&] {
+          target.Set(InterestingValues(victim.capacity(), target.Get())[value]);
+        }));
         const bool untouched = victim.Play();
         ++tally.cases;
         tally.untouched += untouched ? 1 : 0;

@@ -16,6 +16,7 @@
 #include "shm/mapping.h"
 #include "shm/reserve_lane_consumer.h"
 #include "shm/reserve_lane_producer.h"
+#include "tests/support/shm_ambush.h"
 #include "tests/support/shm_lane.h"
 #include "tests/support/shm_process.h"
 #include "tests/support/status_matchers.h"
@@ -27,6 +28,8 @@ using ::iob::test::Fill;
 using ::iob::test::Lane;
 using ::iob::test::PatternText;
 using ::iob::test::TextOf;
+using test::Ambush;
+using test::At;
 
 // A word of the lane that the peer may write.
 struct Target {
@@ -70,34 +73,6 @@ std::vector<uint64_t> InterestingValues(uint64_t capacity, uint64_t current) {
           current ^ (uint64_t{1} << 32)};
 }
 
-// While it lives: runs `strike` before the `moment`-th shared load of this thread, once.
-class Ambush {
- public:
-  Ambush(uint64_t moment, std::function<void()> strike)
-      : moment_(moment), strike_(std::move(strike)) {
-    before_shared_load_context = this;
-    before_shared_load = [](void* self) { static_cast<Ambush*>(self)->OnLoad(); };
-  }
-  Ambush(const Ambush&) = delete;
-  Ambush& operator=(const Ambush&) = delete;
-  ~Ambush() { before_shared_load = nullptr; }
-
-  uint64_t loads() const { return loads_; }
-
- private:
-  void OnLoad() {
-    if (loads_++ != moment_) return;
-    // Its own looks at the memory are not the victim's.
-    const auto hook = std::exchange(before_shared_load, nullptr);
-    strike_();
-    before_shared_load = hook;
-  }
-
-  uint64_t moment_;
-  std::function<void()> strike_;
-  uint64_t loads_ = 0;
-};
-
 struct Tally {
   uint64_t cases = 0;
   uint64_t untouched = 0;
@@ -110,9 +85,9 @@ Tally PlayAll() {
   uint64_t loads = 0;
   {
     Victim victim;
-    const Ambush nobody(UINT64_MAX, nullptr);
+    const Ambush nobody(test::Nobody);
     EXPECT_TRUE(victim.Play());
-    loads = nobody.loads();
+    loads = nobody.accesses();
   }
   EXPECT_GT(loads, 10u);
   Tally tally;
@@ -123,7 +98,7 @@ Tally PlayAll() {
         Victim victim;
         const Target target = victim.Targets()[which];
         const Ambush ambush(
-            moment, [&] { target.Set(InterestingValues(PageBytes(), target.Get())[value]); });
+            At(moment, [&] { target.Set(InterestingValues(PageBytes(), target.Get())[value]); }));
         const bool untouched = victim.Play();
         ++tally.cases;
         tally.untouched += untouched;
@@ -295,9 +270,9 @@ TEST(LaneHostile, LooksAgainBehindTheFenceThatAPeerAsksFor) {
   ASSERT_EQ(producer.Reserve(8, &reservation), LaneReserveOutcome::kReserved);
   auto& waiting = lane.control_section().Word<uint32_t>(kLaneWaitingOffset);
   waiting.StoreRelease(kFenceForMe);
-  const Ambush ambush(1, [&] { waiting.StoreRelease(kFenceForMe | kWaitingOnSocket); });
+  const Ambush ambush(At(1, [&] { waiting.StoreRelease(kFenceForMe | kWaitingOnSocket); }));
   EXPECT_TRUE(producer.Submit(reservation)) << "asleep, and not told";
-  EXPECT_EQ(ambush.loads(), 2u);
+  EXPECT_EQ(ambush.accesses(), 2u);
 }
 
 // ---- Death between any two stores -------------------------------------------------------------

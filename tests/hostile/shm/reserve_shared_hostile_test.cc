@@ -20,6 +20,7 @@
 
 #include "shm/futex.h"
 #include "shm/ring_layout.h"
+#include "tests/support/shm_ambush.h"
 #include "tests/support/shm_ring.h"
 #include "tests/support/shm_shared_ring.h"
 #include "tests/support/status_matchers.h"
@@ -27,6 +28,7 @@
 namespace iob::shm {
 namespace {
 
+using test::Ambush;
 using test::SharedRing;
 
 constexpr uint64_t kSizeBytes = 4096;
@@ -74,33 +76,15 @@ std::vector<uint64_t> Poisons() {
           WordOf(SlotState::kBusy, 2, 2048, 1)};
 }
 
-// While it lives: runs `strike` before the `moment`-th shared load of this thread, once, and gives
-// up on a victim that loads on and on.
-class Ambush {
- public:
-  static constexpr uint64_t kLoadsMax = 100'000;
-  Ambush(uint64_t moment, std::function<void()> strike)
-      : moment_(moment), strike_(std::move(strike)) {
-    before_shared_load_context = this;
-    before_shared_load = [](void* self) { static_cast<Ambush*>(self)->OnLoad(); };
-  }
-  Ambush(const Ambush&) = delete;
-  Ambush& operator=(const Ambush&) = delete;
-  ~Ambush() { before_shared_load = nullptr; }
-  uint64_t loads() const { return loads_; }
+constexpr uint64_t kLoadsMax = 100'000;
 
- private:
-  void OnLoad() {
-    IOB_CHECK(loads_ < kLoadsMax);  // Only a death can end a call that has no bound.
-    if (loads_++ != moment_) return;
-    const auto hook = std::exchange(before_shared_load, nullptr);
-    strike_();
-    before_shared_load = hook;
-  }
-  uint64_t moment_;
-  std::function<void()> strike_;
-  uint64_t loads_ = 0;
-};
+// Strikes at one moment; only a death can end a call that has no bound.
+Ambush::Strike AtWithin(uint64_t moment, std::function<void()> strike) {
+  return [moment, strike = std::move(strike)](uint64_t load) {
+    IOB_CHECK(load < kLoadsMax);
+    if (load == moment) strike();
+  };
+}
 
 class Victim {
  public:
@@ -231,9 +215,9 @@ TEST(SharedHostile, EverybodySurvivesEveryWordChangedAtEveryMoment) {
   Victim victim;
   uint64_t loads = 0;
   {
-    const Ambush nobody(UINT64_MAX, nullptr);
+    const Ambush nobody(AtWithin(UINT64_MAX, nullptr));
     ASSERT_TRUE(victim.Play());
-    loads = nobody.loads();
+    loads = nobody.accesses();
   }
   ASSERT_GT(loads, 100u);
   uint64_t cases = 0;
@@ -246,7 +230,7 @@ TEST(SharedHostile, EverybodySurvivesEveryWordChangedAtEveryMoment) {
         victim.Reset();
         bool fine = false;
         {
-          const Ambush ambush(moment, [&] { target.Set(poison); });
+          const Ambush ambush(AtWithin(moment, [&] { target.Set(poison); }));
           fine = victim.Play();
         }
         ++cases;

@@ -15,48 +15,21 @@
 #include "shm/mapping.h"
 #include "shm/slot_reader.h"
 #include "shm/slot_writer.h"
+#include "tests/support/shm_ambush.h"
 #include "tests/support/shm_broadcast.h"
 #include "tests/support/shm_process.h"
 
 namespace iob::shm {
 namespace {
 
+using test::Ambush;
+using test::At;
 using test::BytesOf;
 using test::PatternText;
 using test::Slot;
 using test::TextOf;
 
 constexpr uint64_t kLongest = 100;
-
-// While it lives: runs `strike` before shared loads of this thread, from the `first` one on, at
-// most `times` times.
-class Ambush {
- public:
-  Ambush(uint64_t first, uint64_t times, std::function<void()> strike)
-      : first_(first), times_(times), strike_(std::move(strike)) {
-    before_shared_load_context = this;
-    before_shared_load = [](void* self) { static_cast<Ambush*>(self)->OnLoad(); };
-  }
-  Ambush(const Ambush&) = delete;
-  Ambush& operator=(const Ambush&) = delete;
-  ~Ambush() { before_shared_load = nullptr; }
-
-  uint64_t loads() const { return loads_; }
-
- private:
-  void OnLoad() {
-    const uint64_t load = loads_++;
-    if (load < first_ || load - first_ >= times_) return;
-    const auto hook = std::exchange(before_shared_load, nullptr);
-    strike_();
-    before_shared_load = hook;
-  }
-
-  uint64_t first_;
-  uint64_t times_;
-  std::function<void()> strike_;
-  uint64_t loads_ = 0;
-};
 
 std::string ValueOf(uint64_t version) {
   return PatternText(version, version * 31 % (kLongest + 1));
@@ -104,7 +77,7 @@ TEST(SlotHostile, ReaderSurvivesEveryWordChangedAtEveryMoment) {
         const uint64_t offset =
             word == 0 ? kSlotLatest : slot.layout.CellOffset((word - 1) / 2) + (word - 1) % 2 * 8;
         SlotReader reader = slot.Reader();
-        const Ambush ambush(moment, 1, [&] { evil.Word<uint64_t>(offset).StoreRelease(value); });
+        const Ambush ambush(At(moment, [&] { evil.Word<uint64_t>(offset).StoreRelease(value); }));
         uint64_t version = 0;
         bool was_poisoned = false;
         for (int call = 0; call < 5; ++call) {
@@ -145,9 +118,12 @@ TEST(SlotHostile, AReaderThatTheWriterComesRoundOnGetsNoTornValueAndNeverAnOlder
         SlotReader reader = slot.Reader();
         uint64_t version = 0;
         {
-          const Ambush ambush(moment, times, [&] {
-            for (int i = 0; i < writes; ++i) WriteNext(writer);
-          });
+          const Ambush ambush(At(
+              moment,
+              [&] {
+                for (int i = 0; i < writes; ++i) WriteNext(writer);
+              },
+              times));
           for (int call = 0; call < 6; ++call) {
             const SlotOutcome outcome = ReadWhole(reader, &version);
             busy += outcome == SlotOutcome::kBusy ? 1 : 0;

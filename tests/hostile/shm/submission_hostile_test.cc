@@ -22,11 +22,15 @@
 #include "shm/mapping.h"
 #include "shm/submission_client.h"
 #include "shm/submission_server.h"
+#include "tests/support/shm_ambush.h"
 #include "tests/support/shm_ring.h"
 #include "tests/support/shm_submission.h"
 
 namespace iob::shm {
 namespace {
+
+using test::Ambush;
+using test::At;
 
 // A word that the peer may write.
 struct Target {
@@ -61,34 +65,6 @@ std::vector<uint64_t> InterestingValues(uint64_t capacity, uint64_t current) {
           EncodeEntryHeader({.length_bytes = 0, .wait_ms = 65535, .op = 1, .flags = 1})};
 }
 
-// While it lives: runs `strike` before the `moment`-th shared load of this thread, once.
-class Ambush {
- public:
-  Ambush(uint64_t moment, std::function<void()> strike)
-      : moment_(moment), strike_(std::move(strike)) {
-    before_shared_load_context = this;
-    before_shared_load = [](void* self) { static_cast<Ambush*>(self)->OnLoad(); };
-  }
-  Ambush(const Ambush&) = delete;
-  Ambush& operator=(const Ambush&) = delete;
-  ~Ambush() { before_shared_load = nullptr; }
-
-  uint64_t loads() const { return loads_; }
-
- private:
-  void OnLoad() {
-    if (loads_++ != moment_) return;
-    // Its own looks at the memory are not the victim's.
-    const auto hook = std::exchange(before_shared_load, nullptr);
-    strike_();
-    before_shared_load = hook;
-  }
-
-  uint64_t moment_;
-  std::function<void()> strike_;
-  uint64_t loads_ = 0;
-};
-
 struct Tally {
   uint64_t cases = 0;
   uint64_t untouched = 0;
@@ -101,9 +77,9 @@ Tally PlayAll() {
   uint64_t loads = 0;
   {
     Victim victim;
-    const Ambush nobody(UINT64_MAX, nullptr);
+    const Ambush nobody(test::Nobody);
     EXPECT_FALSE(victim.Play()) << "refused an honest peer";
-    loads = nobody.loads();
+    loads = nobody.accesses();
   }
   EXPECT_GT(loads, 20u);
   Tally tally;
@@ -115,7 +91,7 @@ Tally PlayAll() {
         Victim victim;
         const Target target = victim.Targets()[which];
         const Ambush ambush(
-            moment, [&] { target.Set(InterestingValues(PageBytes(), target.Get())[value]); });
+            At(moment, [&] { target.Set(InterestingValues(PageBytes(), target.Get())[value]); }));
         const bool refused = victim.Play();
         ++tally.cases;
         tally.untouched += refused ? 0 : 1;
