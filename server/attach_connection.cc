@@ -12,7 +12,6 @@
 #include "server/convert.h"
 #include "server/errors.h"
 #include "server/limits.h"
-#include "shm/grant_lock.h"
 #include "shm/result.h"
 
 namespace iob::server {
@@ -25,7 +24,6 @@ using shm::LossCause;
 
 constexpr uint32_t kProtocolVersion = 1;
 constexpr int kPacketsPerPass = 16;
-constexpr size_t kQueuesPerAttachmentMax = 64;
 // How long a process may take from losing its sockets to being dead.
 constexpr int64_t kDyingMs = 20;
 
@@ -41,21 +39,6 @@ std::span<const std::byte> BytesOf(const std::string& text) {
 std::span<std::byte> PacketBuffer() {
   static thread_local std::array<std::byte, shm::kPacketBytesMax> buffer;
   return buffer;
-}
-
-void FillOwner(const Region& region, uint32_t owner, v1::RegionGrant& grant) {
-  if (region.direct() == nullptr) {
-    grant.set_id_owner(owner);
-    return;
-  }
-  grant.set_seat(owner);
-  const auto start = region.direct()->StartOf(owner);
-  if (!start) return;
-  v1::LaneStart& told = *grant.mutable_lane_start();
-  told.set_position(start->position);
-  told.set_sequence(start->sequence);
-  told.set_discards(start->discards);
-  told.set_payload_bytes(start->payload_bytes);
 }
 
 }  // namespace
@@ -212,88 +195,6 @@ void AttachConnection::OnRedeem(const v1::Redeem& redeem) {
   ArmStepTimer("word that the descriptors are mapped");
 }
 
-// What did not come to be an attachment allocates no ids.
-void AttachConnection::LeaveOwners() {
-  for (const OwnerOf& of : std::exchange(owners_, {}))
-    attachment_->buffer->regions()[of.region_index].LeaveOwner(of.owner);
-}
-
-absl::Status AttachConnection::AddSection(const SectionPlan& plan, shm::GrantRange range,
-                                          v1::SectionGrant& grant) {
-  Endpoint& endpoint = attachment_->buffer->endpoint(attachment_->endpoint);
-  IOB_ASSIGN_OR_RETURN(shm::UniqueFd fd, plan.memfd->OpenGrant(plan.mode));
-  IOB_RETURN_IF_ERROR(shm::LockGrant(fd.get(), range, endpoint.grants_made++));
-  grant.set_kind(plan.kind);
-  grant.set_size_bytes(plan.memfd->size_bytes());
-  grant.set_writable(plan.mode == shm::FdMode::kReadWrite);
-  grant.set_fd_index(static_cast<uint32_t>(grant_fds_.size()));
-  grant.set_lane(plan.lane);
-  grant_fds_.push_back(std::move(fd));
-  return absl::OkStatus();
-}
-
-absl::Status AttachConnection::FillRegion(Region& region, v1::RegionGrant& grant) {
-  const EndpointId endpoint = attachment_->endpoint;
-  const RegionSpec& spec = region.spec();
-  const shm::RegionRights rights =
-      shm::EffectiveRights(spec.access.For(endpoint), attachment_->rights);
-  grant.set_type(spec.type);
-  grant.set_discipline(spec.discipline);
-  grant.set_size_bytes(spec.size_bytes);
-  grant.set_access_bits(spec.access.SeenFrom(endpoint).bits());
-  grant.set_enforcement(
-      region.EnforcementFor(rights, identity_.peer_uid, host_.registry().broker_uid()));
-  grant.set_tag(attachment_->buffer->TagOf(region, endpoint));
-  grant.set_koid(region.koid());
-  FillRingOptions(spec, grant);
-  IOB_ASSIGN_OR_RETURN(const std::optional<uint32_t> owner,
-                       region.TakeOwner(rights, identity_.peer_uid, endpoint,
-                                        attachment_->buffer->endpoint(endpoint).grants_made));
-  if (owner) {
-    owners_.push_back({.region_index = grant.index(), .owner = *owner});
-    FillOwner(region, *owner, grant);
-  }
-  // A producer whose handle may not write is no consumer: it gets nothing.
-  if (region.Produces(endpoint) && !owner) return absl::OkStatus();
-  for (const SectionPlan& plan : region.SectionsFor(rights, owner)) {
-    IOB_RETURN_IF_ERROR(AddSection(plan, region.GrantRangeOf(endpoint), *grant.add_sections()));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status AttachConnection::SendGrants() {
-  Buffer& buffer = *attachment_->buffer;
-  const EndpointId endpoint = attachment_->endpoint;
-  v1::BrokerPacket packet;
-  v1::GrantSet& grants = *packet.mutable_grants();
-  grants.set_buffer_koid(buffer.koid());
-  if (attachment_->rights.Has(shm::HandleRights::kGetProperty)) grants.set_name(buffer.name());
-  grants.set_endpoint(endpoint == EndpointId::kEp0 ? v1::ENDPOINT_ID_EP0 : v1::ENDPOINT_ID_EP1);
-  grants.set_endpoint_koid(buffer.endpoint(endpoint).koid);
-  grants.set_peer_koid(buffer.endpoint(shm::PeerOf(endpoint)).koid);
-  grants.set_handle_rights(attachment_->rights.bits());
-  grants.set_queues(true);
-  uint32_t index = 0;
-  for (Region& region : buffer.regions()) {
-    v1::RegionGrant& grant = *grants.add_regions();
-    grant.set_index(index++);
-    IOB_RETURN_IF_ERROR(FillRegion(region, grant));
-  }
-  if (HearsEvents()) {
-    IOB_ASSIGN_OR_RETURN(const shm::SealedMemfd* page, buffer.signal().Page());
-    const SectionPlan signal{.kind = v1::SECTION_KIND_SIGNAL, .memfd = page};
-    IOB_RETURN_IF_ERROR(AddSection(signal, shm::GrantRange(endpoint), *grants.mutable_signal()));
-    grants.set_signal_offset_bytes(static_cast<uint32_t>(shm::SignalLineOffset(endpoint)));
-  }
-  std::vector<int> fds;
-  for (const shm::UniqueFd& fd : grant_fds_) fds.push_back(fd.get());
-  return channel_.Send(BytesOf(packet.SerializeAsString()), fds);
-}
-
-bool AttachConnection::HearsEvents() const {
-  return attachment_->rights.Has(shm::HandleRights::kWait);
-}
-
 void AttachConnection::OnMapped() {
   step_timer_.End();
   phase_ = Phase::kLive;
@@ -335,61 +236,6 @@ void AttachConnection::OnRoomMade(const v1::RoomMade& room_made) {
   // Of a region that has no ring: a made-up notice, like one of a ring for which nobody waits.
   if (room_made.region_index() < regions.size() && regions[room_made.region_index()].ring())
     host_.OnRoomMade(regions[room_made.region_index()]);
-}
-
-absl::Status AttachConnection::OpenQueue(const v1::OpenQueue& request, v1::QueueGrant& grant,
-                                         std::vector<shm::UniqueFd>& fds) {
-  IOB_ASSIGN_OR_RETURN(const Mediator::Target target,
-                       Mediator::Resolve(attachment_->held(), request.region_index()));
-  if (queues_.size() >= kQueuesPerAttachmentMax) {
-    return MakeError(v1::ERROR_REASON_QUOTA,
-                     absl::StrCat("submission queues of this attachment: ", queues_.size(), " of ",
-                                  kQueuesPerAttachmentMax, " in use"));
-  }
-  IOB_ASSIGN_OR_RETURN(
-      MediatorPool::OpenedQueue opened,
-      host_.mediator_pool().Open(target, identity_.peer_uid, request.entry_bytes(), [this] {
-        Refuse(ProtocolError("the words of a submission queue cannot be"));
-      }));
-  queues_.push_back(opened.id);
-  const shm::SubmissionLayout& layout = opened.layout;
-  v1::SectionGrant& submission = *grant.mutable_submission();
-  submission.set_kind(v1::SECTION_KIND_SUBMISSION);
-  submission.set_size_bytes(layout.submit_section_bytes());
-  submission.set_writable(true);
-  submission.set_fd_index(0);
-  v1::SectionGrant& completion = *grant.mutable_completion();
-  completion.set_kind(v1::SECTION_KIND_COMPLETION);
-  completion.set_size_bytes(layout.complete_section_bytes());
-  completion.set_fd_index(1);
-  grant.set_kick_fd_index(2);
-  grant.set_entry_bytes(static_cast<uint32_t>(layout.capacity_bytes()));
-  fds.push_back(std::move(opened.submission));
-  fds.push_back(std::move(opened.completion));
-  fds.push_back(std::move(opened.kick));
-  return absl::OkStatus();
-}
-
-void AttachConnection::OnOpenQueue(const v1::OpenQueue& request) {
-  v1::BrokerPacket packet;
-  v1::QueueGrant& grant = *packet.mutable_queue_grant();
-  std::vector<shm::UniqueFd> fds;
-  const absl::Status opened = OpenQueue(request, grant, fds);
-  if (opened.ok()) {
-    std::vector<int> numbers;
-    for (const shm::UniqueFd& fd : fds) numbers.push_back(fd.get());
-    // Nothing waits to be taken, or this packet would not have been read.
-    if (!hung_up_ && channel_.Send(BytesOf(packet.SerializeAsString()), numbers).ok()) return;
-    grant.Clear();
-    const QueueId id = queues_.back();
-    queues_.pop_back();
-    host_.mediator_pool().Close(id, [] {});
-    *grant.mutable_failure() = ToCallResult(
-        MakeError(v1::ERROR_REASON_BUSY, "the socket has no room for descriptors; retry"));
-  } else {
-    *grant.mutable_failure() = ToCallResult(opened);
-  }
-  Send(packet);
 }
 
 // Notices about regions for which they make no sense are made up, and change nothing.
@@ -466,6 +312,13 @@ void AttachConnection::FinishWrite() {
   if (!waited) return;
   UpdateInterest();
   if (hung_up_) serve_rest_ = host_.loop().RunAfterMs(0, [this] { ServeTheRest(); });
+}
+
+absl::Status AttachConnection::SendWith(const v1::BrokerPacket& packet,
+                                        std::span<const shm::UniqueFd> fds) {
+  std::vector<int> numbers;
+  for (const shm::UniqueFd& fd : fds) numbers.push_back(fd.get());
+  return channel_.Send(BytesOf(packet.SerializeAsString()), numbers);
 }
 
 void AttachConnection::Send(const v1::BrokerPacket& packet) {

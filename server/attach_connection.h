@@ -19,7 +19,9 @@
 #include <cstdint>
 #include <deque>
 #include <optional>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "iob/v1/attach.pb.h"
 #include "server/event_loop.h"
@@ -124,6 +126,8 @@ class AttachConnection {
   bool HearsEvents() const;
   void LeaveOwners();
   void Send(const v1::BrokerPacket& packet);
+  // At once or not at all.
+  absl::Status SendWith(const v1::BrokerPacket& packet, std::span<const shm::UniqueFd> fds);
   void FlushQueue();
   void UpdateInterest();
   void End(shm::CloseReason reason);
