@@ -40,6 +40,7 @@ BasicSharedConsumer<kLapBits>::BasicSharedConsumer(const SharedLayout& layout, R
       control_(&ctl_.Word<uint64_t>(layout.ControlOffset())),
       tail_(&ctl_.Word<uint64_t>(kSharedTail)),
       want_room_(&ctl_.Word<uint64_t>(kSharedWantRoom)),
+      retired_(&ctl_.Word<uint32_t>(kSharedRetired)),
       head_(&cons_.Word<uint64_t>(kSharedHead)),
       data_(data_section_.base()),
       released_(head),

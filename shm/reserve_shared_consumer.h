@@ -42,6 +42,9 @@ struct SharedStall {
 };
 
 template <int kLapBits>
+class BasicSharedSalvage;
+
+template <int kLapBits>
 class BasicSharedConsumer {
  public:
   // Looks between two polls cost the producers their cache line; this many pauses make up for it.
@@ -81,6 +84,11 @@ class BasicSharedConsumer {
   // Who holds up the ring, if the next record is claimed and not submitted.
   std::optional<SharedStall> Stalled(int64_t now_ns);
 
+  // The broker may have made new sections for this ring: see SharedSalvage.
+  bool retired() const { return retired_->LoadAcquire().ForHintOnly() != 0; }
+  // Nothing that Next gave out is unreleased.
+  bool released_all() const { return released_ == next_; }
+
   // Why Next says kPoisoned. OK before that.
   absl::Status status() const;
 
@@ -89,6 +97,7 @@ class BasicSharedConsumer {
   uint64_t position() const { return next_; }
 
  private:
+  friend class BasicSharedSalvage<kLapBits>;
   using Lap = SharedLap<kLapBits>;
 
   BasicSharedConsumer(const SharedLayout& layout, ReadOnlyMapping ctl, AddressRange data,
@@ -132,6 +141,7 @@ class BasicSharedConsumer {
   const SharedAtomic<uint64_t>* control_;
   const SharedAtomic<uint64_t>* tail_;
   const SharedAtomic<uint64_t>* want_room_;
+  const SharedAtomic<uint32_t>* retired_;
   SharedAtomic<uint64_t>* head_;
   std::byte* data_;
   uint64_t released_;

@@ -35,10 +35,17 @@ absl::StatusOr<SharedLayout> SharedLayout::ForSize(uint64_t size_bytes, uint64_t
   return SharedLayout(std::countr_zero(size_bytes), std::countr_zero(granule_bytes), page_bytes);
 }
 
-absl::StatusOr<SharedSections> SharedSections::Create(const SharedLayout& layout) {
+absl::StatusOr<SharedSections> SharedSections::Create(const SharedLayout& layout,
+                                                      uint64_t first_position) {
   IOB_ASSIGN_OR_RETURN(SealedMemfd ctl, MakeSection("iob-ctl", layout.ctl_section_bytes()));
   IOB_ASSIGN_OR_RETURN(SealedMemfd data, MakeSection("iob-data", layout.data_section_bytes()));
   IOB_ASSIGN_OR_RETURN(SealedMemfd cons, MakeSection("iob-cons", layout.cons_section_bytes()));
+  if (first_position != 0) {
+    IOB_ASSIGN_OR_RETURN(const Mapping ctl_words, Mapping::Map(ctl, OnFork::kDrop));
+    IOB_ASSIGN_OR_RETURN(const Mapping cons_words, Mapping::Map(cons, OnFork::kDrop));
+    ctl_words.Word<uint64_t>(kSharedTail).StoreRelaxed(first_position);
+    cons_words.Word<uint64_t>(kSharedHead).StoreRelease(first_position);
+  }
   return SharedSections{.ctl = std::move(ctl), .data = std::move(data), .cons = std::move(cons)};
 }
 

@@ -1,13 +1,14 @@
 // The shared reserve ring's layout: one control word per granule, outside of the payload.
 //
 //   CTL section: producers and broker write, consumer reads
-//     0        64      128         256           page                +2 pages (64 x 128 bytes)
-//     +--------+-------+-----------+-------------+-------------------+--------------------------+
-//     | tail   | owed  | want_room | wanted[64]  | ledger line [64]  | u64 control[size/granule]|
-//     +--------+-------+-----------+-------------+-------------------+--------------------------+
+//     0      64     128         192       256          page               +2 pages (64 x 128 bytes)
+//     +------+------+-----------+---------+------------+------------------+---------------------+
+//     | tail | owed | want_room | retired | wanted[64] | ledger line [64] | u64 control[size/g.]|
+//     +------+------+-----------+---------+------------+------------------+---------------------+
 //     u64 tail       where the next claim is tried; swung by whoever sees the claim at it
 //     u32 owed       a wake that Wake::kNone left to the next submit
 //     u64 want_room  one bit per owner that waits for room; wanted[owner], u32, says how much
+//     u32 retired    the broker has made new sections for this ring: see SharedSalvage
 //   DATA section: producers write, consumer and broker read; `size` bytes, mapped twice in a row
 //   CONS section, one page: consumer writes, producers and broker read
 //     0       64       128     192                        256
@@ -41,6 +42,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
 #include "absl/status/statusor.h"
 #include "shm/hostile.h"
@@ -62,7 +64,14 @@ inline constexpr int kSharedLapBits = 30;
 inline constexpr uint64_t kSharedTail = 0;
 inline constexpr uint64_t kSharedOwed = 64;
 inline constexpr uint64_t kSharedWantRoom = 128;
+// A line that nobody writes while the ring is in use: to look at it costs nothing.
+inline constexpr uint64_t kSharedRetired = 192;
 inline constexpr uint64_t kSharedWanted = 256;
+
+// Values of `retired`. From the broker, but every producer could write them: hints, about which the
+// broker is asked.
+inline constexpr uint32_t kSharedRetiredOpen = 1;  // Producers may still write here.
+inline constexpr uint32_t kSharedRetiredOver = 2;  // None is left that could.
 
 // Offsets in CONS.
 inline constexpr uint64_t kSharedHead = 0;
@@ -75,6 +84,9 @@ inline constexpr uint64_t kSharedConsumedBytes = 200;
 inline constexpr uint64_t kSharedIntentHead = 208;
 inline constexpr uint64_t kSharedIntentRecords = 216;
 inline constexpr uint64_t kSharedIntentBytes = 224;
+// Once retired: how far the records were taken out, and where whose records wait.
+inline constexpr uint64_t kSharedFrontier = 256;
+inline constexpr uint64_t kSharedHolds = 264;
 
 enum class SlotState : uint32_t { kNever = 0, kBusy = 1, kCommit = 2, kDiscard = 3 };
 
@@ -177,13 +189,40 @@ struct SharedLap {
   }
 };
 
+// Where the records of one owner wait in a retired ring, as CONS says; 0 for nowhere.
+class SharedHold {
+ public:
+  static constexpr uint64_t OffsetOf(uint32_t owner) {
+    return kSharedHolds + owner * sizeof(uint64_t);
+  }
+  static constexpr uint64_t BitsFor(std::optional<uint64_t> position) {
+    return position ? *position | 1 : 0;
+  }
+  static SharedHold Load(const SharedAtomic<uint64_t>& word) {
+    return SharedHold(*word.LoadAcquire().Between(0, UINT64_MAX));
+  }
+
+  uint64_t position() const { return claimed_ & ~uint64_t{1}; }
+  // Everything of this owner in [position(), frontier) waits. One that is not below the frontier
+  // is of a Release that was cut short, and says nothing.
+  bool KeepsFrom(uint64_t head, uint64_t frontier) const {
+    return (claimed_ & 1) != 0 && head <= position() && position() < frontier;
+  }
+
+ private:
+  explicit SharedHold(uint64_t claimed) : claimed_(claimed) {}
+  uint64_t claimed_;
+};
+
 // The three sections of one ring.
 struct SharedSections {
   SealedMemfd ctl;
   SealedMemfd data;
   SealedMemfd cons;
 
-  static absl::StatusOr<SharedSections> Create(const SharedLayout& layout);
+  // Empty, at `first_position`: a multiple of the ring's size, below kPositionMax.
+  static absl::StatusOr<SharedSections> Create(const SharedLayout& layout,
+                                               uint64_t first_position = 0);
   // FAILED_PRECONDITION for sections of other sizes than the layout's.
   absl::Status Match(const SharedLayout& layout) const;
 };

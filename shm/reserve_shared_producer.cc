@@ -44,6 +44,7 @@ BasicSharedProducer<kLapBits>::BasicSharedProducer(const SharedLayout& layout, u
                   .owed = &ctl_.Word<uint32_t>(kSharedOwed),
                   .want_room = &ctl_.Word<uint64_t>(kSharedWantRoom),
                   .wanted = &ctl_.Word<uint32_t>(kSharedWanted + owner * sizeof(uint32_t)),
+                  .retired = &ctl_.Word<uint32_t>(kSharedRetired),
                   .control = &ctl_.Word<uint64_t>(layout.ControlOffset())}),
       cons_words_({.head = &cons_.Word<uint64_t>(kSharedHead),
                    .wait = &cons_.Word<uint64_t>(kSharedWait),

@@ -181,6 +181,10 @@ class BasicSharedProducer {
     return {.address = cons_words_.head->address(), .expected = head_seen_low_};
   }
 
+  // The broker may have made new sections for this ring, in which producers go on: see
+  // SharedSalvage.
+  bool retired() const { return ctl_words_.retired->LoadAcquire().ForHintOnly() != 0; }
+
   // What eBPF's ring_buffer__query tells. Snapshots, for display and pacing.
   uint64_t SizeBytes() const { return layout_.size_bytes(); }
   uint64_t ProducerPosition() const { return LoadTail().value_or(0); }
@@ -200,6 +204,7 @@ class BasicSharedProducer {
     SharedAtomic<uint32_t>* owed;
     SharedAtomic<uint64_t>* want_room;
     SharedAtomic<uint32_t>* wanted;
+    const SharedAtomic<uint32_t>* retired;
     SharedAtomic<uint64_t>* control;  // The first of slots().
   };
   struct ConsWords {

@@ -1,5 +1,6 @@
 #include "shm/reserve_shared_recovery.h"
 
+#include <algorithm>
 #include <atomic>
 
 #include "absl/strings/str_cat.h"
@@ -187,6 +188,22 @@ std::optional<SharedBusy> BasicSharedRecovery<kLapBits>::FirstBusy() const {
 }
 
 template <int kLapBits>
+bool BasicSharedRecovery<kLapBits>::Retire(uint32_t retired) const {
+  ctl_.Word<uint32_t>(kSharedRetired).StoreRelease(retired);
+  const bool tell_socket = WakeConsumer();
+  FutexWakeAll(cons_.Word<uint64_t>(kSharedHead).address());
+  return tell_socket;
+}
+
+template <int kLapBits>
+uint64_t BasicSharedRecovery<kLapBits>::PositionBeyond() const {
+  // The tail may go on for one ring more, and lag by one claim. One that cannot be is of a ring
+  // that is spoilt anyway: only the numbers of records would overlap.
+  const uint64_t tail = std::min(LoadTail().value_or(0), SharedLayout::kPositionMax / 2);
+  return (layout_.TurnOf(tail) + 3) * layout_.size_bytes();
+}
+
+template <int kLapBits>
 SharedLedger BasicSharedRecovery<kLapBits>::LedgerOf(uint32_t owner) const {
   IOB_CHECK(owner < kSharedOwners);
   return SharedLedgerLine(ctl_, layout_, owner).Read();
@@ -197,6 +214,15 @@ SharedLedger BasicSharedRecovery<kLapBits>::TotalLedger() const {
   SharedLedger total;
   for (uint32_t owner = 0; owner < kSharedOwners; ++owner) total.Add(LedgerOf(owner));
   return total;
+}
+
+// By a salvage (its V3).
+template <int kLapBits>
+bool BasicSharedRecovery<kLapBits>::TakenOut(uint32_t owner, uint64_t position, uint64_t head,
+                                             uint64_t frontier) const {
+  if (position >= frontier || owner >= kSharedOwners) return false;
+  const SharedHold hold = SharedHold::Load(cons_.Word<uint64_t>(SharedHold::OffsetOf(owner)));
+  return !hold.KeepsFrom(head, frontier) || position < hold.position();
 }
 
 template <int kLapBits>
@@ -210,7 +236,14 @@ SharedOccupancy BasicSharedRecovery<kLapBits>::Occupancy() const {
   occupancy.consumed_records =
       counter(intent_holds ? kSharedIntentRecords : kSharedConsumedRecords);
   occupancy.consumed_bytes = counter(intent_holds ? kSharedIntentBytes : kSharedConsumedBytes);
-  occupancy.consistent = ForEachRecord([&](uint64_t, ControlWord word) {
+  const uint64_t head = counter(kSharedHead);
+  const uint64_t frontier = counter(kSharedFrontier);
+  occupancy.consistent = ForEachRecord([&](uint64_t position, ControlWord word) {
+    if (word.state() == SlotState::kCommit && TakenOut(word.owner(), position, head, frontier)) {
+      occupancy.consumed_records += 1;
+      occupancy.consumed_bytes += word.payload_bytes();
+      return true;
+    }
     occupancy.ring_bytes += layout_.Footprint(word.payload_bytes());
     switch (word.state()) {
       case SlotState::kNever:

@@ -14,6 +14,8 @@
 //       that is claimed at a position between head and tail, and a claim that runs into it fails
 //       its swap and tries again. The word is read before the tail, so its true age is known.
 //
+// A generation that was retired is recovered and counted like the current one.
+//
 // Recover is for owners that are proven dead: a live one would lose its records (kLost). One that
 // is only stopped is reported by FirstBusy and must be killed first, or waited for.
 //
@@ -75,6 +77,12 @@ class BasicSharedRecovery {
   // The first claim from head on that is not submitted: what the consumer waits for, or will.
   std::optional<SharedBusy> FirstBusy() const;
 
+  // Says in CTL that this generation of the ring is given up (SharedSalvage), or that nobody is left
+  // who could write to it, and wakes everybody who sleeps. True when the consumer wants a packet.
+  bool Retire(uint32_t retired) const;
+  // A position that no claim of this generation reaches, for the next one to begin at.
+  uint64_t PositionBeyond() const;
+
   SharedLedger LedgerOf(uint32_t owner) const;
   SharedLedger TotalLedger() const;
   SharedOccupancy Occupancy() const;
@@ -97,6 +105,7 @@ class BasicSharedRecovery {
   void HelpTail() const;
   void ForgetWish(uint32_t owner) const;
   bool WakeConsumer() const;
+  bool TakenOut(uint32_t owner, uint64_t position, uint64_t head, uint64_t frontier) const;
   // Calls `visit(position, word)` for each claimed record from head on until it returns false.
   // False when head or a length cannot be.
   template <typename Visit>

@@ -1,16 +1,11 @@
 // A process of the shared reserve ring killed before each of its shared accesses in turn: a
 // producer, the consumer, the broker in the middle of a recovery. Whatever the step, the living go
 // on without waiting, every acknowledged record arrives once, and all counts add up exactly.
-//
-// Linked with the hooked library: the child ends in the hook, which leaves the memory as kill -9
-// would.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstdint>
-#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -19,11 +14,13 @@
 #include "tests/support/shm_process.h"
 #include "tests/support/shm_ring.h"
 #include "tests/support/shm_shared_ring.h"
+#include "tests/support/shm_steps.h"
 #include "tests/support/status_matchers.h"
 
 namespace iob::shm {
 namespace {
 
+using test::DiesAt;
 using test::Drain;
 using test::Fill;
 using test::IsOk;
@@ -31,27 +28,6 @@ using test::Put;
 using test::SharedRing;
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
-
-constexpr int kDiedInHook = 42;
-
-// Runs `body` in a child that dies before its `step`-th shared access. False when it got through.
-bool DiesAt(uint64_t step, const std::function<void()>& body) {
-  static thread_local uint64_t countdown = 0;
-  test::Child child([&] {
-    countdown = step;
-    const auto tick = [](void*) {
-      if (countdown-- == 0) ::_exit(kDiedInHook);
-    };
-    before_shared_load = tick;
-    before_shared_store = tick;
-    body();
-    before_shared_load = nullptr;
-    before_shared_store = nullptr;
-  });
-  const int status = child.Join();
-  EXPECT_TRUE(status == 0 || status == kDiedInHook) << status;
-  return status == kDiedInHook;
-}
 
 // Memory that outlives the child: how far it got.
 class Progress {
