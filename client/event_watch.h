@@ -47,7 +47,8 @@ struct WatchedEvent {
     kBufferGone,           // Both endpoints are closed; the memory is free once nobody maps it.
     kSignalsChanged,       // `signals` are raised now.
     kSharedRegionUpdated,  // At least one record was written (ZX_IOB_SHARED_REGION_UPDATED).
-    kProducerStalled,      // `holder` stopped in the middle of a record; `region_index`, `killed`.
+    // `holder` stopped in the middle of a record; `region_index`, `killed`, `renewed`.
+    kProducerStalled,
   };
   Kind kind = Kind::kStarted;
   std::string resume_token;  // To go on after this event.
@@ -63,6 +64,7 @@ struct WatchedEvent {
   std::string old_name;
   uint32_t region_index = 0;
   bool killed = false;
+  bool renewed = false;
 };
 
 // "started", "resync-required", "buffer-created", ...

@@ -8,6 +8,7 @@
 #include "client/internal/connection.h"
 #include "client/internal/direct_wait.h"
 #include "client/internal/grants.h"
+#include "client/internal/ring_renewal.h"
 #include "shm/result.h"
 
 namespace iob {
@@ -20,12 +21,22 @@ struct ReserveRingReader::Waiting {
   shm::SharedConsumer& shared() { return *std::get_if<shm::SharedConsumer>(&reader.ring_); }
 
   bool HasRecords() {
-    return lanes() != nullptr ? lanes()->HasRecords(reader.NowIfNeeded()) : shared().HasRecords();
+    if (lanes() != nullptr) return lanes()->HasRecords(reader.NowIfNeeded());
+    if (reader.GenerationWithRecords(reader.retired_.size() + 1)) return true;
+    if (!shared().retired()) return false;
+    reader.FollowRenewal(After(RingRenewal::kBriefWait));
+    reader.DropGenerations();
+    return reader.GenerationWithRecords(reader.retired_.size() + 1).has_value();
   }
-  absl::Status status() const { return reader.status(); }
+  absl::Status status() const {
+    return reader.status().ok() ? reader.follow_status_ : reader.status();
+  }
   bool PrepareToWait(uint32_t how) {
     if (lanes() == nullptr) {
-      const bool nothing_there = shared().PrepareToWait(how);
+      bool nothing_there = !HasRecords();
+      for (shm::SharedSalvage& retired : reader.retired_)
+        nothing_there = retired.PrepareToWait(how) && nothing_there;
+      nothing_there = shared().PrepareToWait(how) && nothing_there;
       // Again each time the sleep ends, so that a record that stays unfinished is noticed.
       if (nothing_there) reader.TellStall();
       return nothing_there;
@@ -34,12 +45,18 @@ struct ReserveRingReader::Waiting {
     return lanes()->PrepareToWait(how) && !HasRecords();
   }
   void ClearWaiting() {
+    for (shm::SharedSalvage& retired : reader.retired_) retired.ClearWaiting();
     std::visit([](auto& ring) { ring.ClearWaiting(); }, reader.ring_);
   }
   size_t Words(std::span<shm::FutexWord> words) {
     if (lanes() != nullptr) return lanes()->TailWords(words);
     words[0] = shared().WaitWord();
-    return 1;
+    size_t count = 1;
+    // One place is for the signals. What does not fit is looked at when the sleep ends (S3).
+    const std::span<shm::FutexWord> room = words.first(words.size() - 1);
+    for (const shm::SharedSalvage& retired : reader.retired_)
+      count += retired.WaitWords(room.subspan(count));
+    return count;
   }
   int64_t WakeTimeNs() {
     if (lanes() != nullptr) return lanes()->WakeTimeNs();
@@ -59,8 +76,10 @@ absl::StatusOr<ReserveRingReader> ReserveRingReader::Open(const GrantedRegion& r
     IOB_ASSIGN_OR_RETURN(const shm::SharedLayout layout, SharedLayoutOf(grant));
     absl::StatusOr<shm::SharedConsumer> shared = shm::SharedConsumer::Map(layout, *grant.shared);
     if (!shared.ok()) return WithIntegrity(shared.status());
-    return ReserveRingReader(std::move(*shared), region, /*by_stamp=*/false, std::move(connection),
+    ReserveRingReader reader(std::move(*shared), region, /*by_stamp=*/false, std::move(connection),
                              std::move(claim));
+    IOB_RETURN_IF_ERROR(reader.FollowFirst());
+    return reader;
   }
   if (by_stamp && !grant.reserve.stamped) {
     return WithReason(
@@ -95,6 +114,9 @@ ReserveRingReader::ReserveRingReader(Ring ring, const GrantedRegion& region, boo
                                      std::shared_ptr<Connection> connection,
                                      std::shared_ptr<void> claim)
     : ring_(std::move(ring)),
+      grant_(region.direct),
+      generation_(region.direct->generation),
+      renewal_(std::make_shared<RingRenewal>(region.index, *region.direct)),
       region_index_(region.index),
       by_stamp_(by_stamp),
       stall_ns_(std::chrono::nanoseconds(region.direct->reserve.stall).count()),
@@ -113,6 +135,86 @@ void ReserveRingReader::Release() {
     Waiting{*this}.ClearWaiting();
   }
   std::visit([](auto& ring) { ring.Release(); }, ring_);
+  if (!retired_.empty()) [[unlikely]]
+    DropGenerations();
+}
+
+// The first before number `before`; ring_ is the last.
+std::optional<size_t> ReserveRingReader::GenerationWithRecords(size_t before) {
+  for (size_t i = 0; i < before; ++i) {
+    if (i == retired_.size()) {
+      if (std::get_if<shm::SharedConsumer>(&ring_)->HasRecords()) return i;
+    } else if (retired_[i].HasRecords()) {
+      return i;
+    }
+  }
+  return std::nullopt;
+}
+
+ReadOutcome ReserveRingReader::NextOfGenerations(SharedRecord* ret_record) {
+  auto& newest = *std::get_if<shm::SharedConsumer>(&ring_);
+  if (newest.retired()) FollowRenewal(After(RingRenewal::kBriefWait));
+  auto found = GenerationWithRecords(retired_.size() + 1);
+  // A producer goes on into newer memory only, so what it put into the older before is there when
+  // its first record in the newer is: looking there again keeps its order.
+  while (found && *found != 0) {
+    const auto earlier = GenerationWithRecords(*found);
+    if (!earlier) break;
+    found = earlier;
+  }
+  if (!status().ok()) return ReadOutcome::kPoisoned;
+  if (!found) return ReadOutcome::kEmpty;
+  const shm::SharedReadOutcome outcome =
+      *found == retired_.size() ? std::get_if<shm::SharedConsumer>(&ring_)->Next(ret_record)
+                                : retired_[*found].Next(ret_record);
+  if (outcome == shm::SharedReadOutcome::kRecord) return ReadOutcome::kRecord;
+  return outcome == shm::SharedReadOutcome::kEmpty ? ReadOutcome::kEmpty : ReadOutcome::kPoisoned;
+}
+
+void ReserveRingReader::FollowRenewal(Deadline deadline) {
+  auto* newest = std::get_if<shm::SharedConsumer>(&ring_);
+  // Records that are out lie in memory whose room would be given back.
+  while (newest->retired() && newest->released_all()) {
+    // After the peer's end there will be no other answer than the one that comes now.
+    if (!renewal_->due() && !connection_->peer_closed()) return;
+    auto next = renewal_->Ask(*connection_, generation_, deadline);
+    follow_status_ = next.status();
+    if (!next.ok() || !next->has_value()) return;
+    auto layout = SharedLayoutOf(**next);
+    auto consumer = layout.ok() ? shm::SharedConsumer::Map(*layout, *(*next)->shared)
+                                : absl::StatusOr<shm::SharedConsumer>(layout.status());
+    follow_status_ = WithIntegrity(consumer.status());
+    if (!consumer.ok()) return;
+    newest->ClearWaiting();
+    retired_.emplace_back(std::move(*newest));
+    generation_ = (*next)->generation;
+    newer_.push_back(std::make_shared<DirectGrant>(std::move(**next)));
+    ring_ = std::move(*consumer);
+    newest = std::get_if<shm::SharedConsumer>(&ring_);
+  }
+}
+
+// Memory that an earlier reader has begun to take out is not read like the newest.
+absl::Status ReserveRingReader::FollowFirst() {
+  constexpr std::chrono::seconds kPatience{5};
+  if (!std::get_if<shm::SharedConsumer>(&ring_)->salvaged()) return absl::OkStatus();
+  FollowRenewal(After(kPatience));
+  IOB_RETURN_IF_ERROR(follow_status_);
+  if (!retired_.empty()) return absl::OkStatus();
+  return WithReason(absl::DataLossError(absl::StrCat(
+                        "region ", region_index_,
+                        ": an earlier reader's words say that the ring was renewed; it was not")),
+                    "INTEGRITY");
+}
+
+// Those that are read out, and in which nobody writes any more.
+void ReserveRingReader::DropGenerations() {
+  for (shm::SharedSalvage& retired : retired_) retired.Release();
+  while (!retired_.empty() && retired_.front().Over()) {
+    retired_.erase(retired_.begin());
+    *grant_ = std::move(*newer_.front());
+    newer_.erase(newer_.begin());
+  }
 }
 
 absl::StatusOr<bool> ReserveRingReader::TryRead(ReserveRecord* ret_record) {
@@ -188,6 +290,9 @@ absl::Status ReserveRingReader::lane_status(uint32_t lane) const {
 
 absl::Status ReserveRingReader::status() const {
   if (const auto* const shared = std::get_if<shm::SharedConsumer>(&ring_)) {
+    for (const shm::SharedSalvage& retired : retired_) {
+      if (absl::Status status = retired.status(); !status.ok()) return WithIntegrity(status);
+    }
     return WithIntegrity(shared->status());
   }
   absl::Status status;

@@ -23,7 +23,8 @@
 //   R3  Nothing waits without a deadline.
 //   R4  A producer that is killed in the middle of a record holds up nobody: its lane ends before
 //       it, and in a shared ring the broker takes the record back. One that is merely stopped in a
-//       shared ring holds up all: see stalled().
+//       shared ring holds up all: see stalled(). If the ring's stall policy is renewal, the reader
+//       goes on into the ring's new memory by itself; each producer's records stay in their order.
 //
 // The reader keeps its memory mapped until it is destroyed, also when its Endpoint is closed first;
 // for the broker the endpoint is closed when both are gone. Thread-compatible, together with its
@@ -46,13 +47,16 @@
 #include "shm/futex.h"
 #include "shm/reserve_lane_merge.h"
 #include "shm/reserve_shared_consumer.h"
+#include "shm/reserve_shared_salvage.h"
 #include "shm/shared_record.h"
 #include "shm/waiter.h"
 
 namespace iob {
 
 class Connection;
+struct DirectGrant;
 struct GrantedRegion;
+class RingRenewal;
 
 using shm::LaneOrder;
 using shm::SharedBytes;
@@ -179,19 +183,38 @@ class ReserveRingReader {
         return ReadOutcome::kRecord;
       return status().ok() ? ReadOutcome::kEmpty : ReadOutcome::kPoisoned;
     }
-    switch (std::get_if<shm::SharedConsumer>(&ring_)->Next(ret_record)) {
+    auto& shared = *std::get_if<shm::SharedConsumer>(&ring_);
+    if (!retired_.empty()) [[unlikely]]
+      return NextOfGenerations(ret_record);
+    switch (shared.Next(ret_record)) {
       case shm::SharedReadOutcome::kRecord:
         return ReadOutcome::kRecord;
       case shm::SharedReadOutcome::kEmpty:
+        if (shared.retired()) [[unlikely]]
+          return NextOfGenerations(ret_record);
         return ReadOutcome::kEmpty;
       case shm::SharedReadOutcome::kPoisoned:
         break;
     }
     return ReadOutcome::kPoisoned;
   }
+  ReadOutcome NextOfGenerations(SharedRecord* ret_record);
+  std::optional<size_t> GenerationWithRecords(size_t before);
+  void FollowRenewal(Deadline deadline);
+  absl::Status FollowFirst();
+  void DropGenerations();
   void TellStall();
 
   Ring ring_;
+  // What `ring_` is made of, or the oldest of retired_; the endpoint's, too.
+  std::shared_ptr<DirectGrant> grant_;
+  // Memory of a shared ring that was given up and is not read out, oldest first.
+  std::vector<shm::SharedSalvage> retired_;
+  std::vector<std::shared_ptr<DirectGrant>>
+      newer_;            // What the others than the oldest are made of, ring_ last.
+  uint32_t generation_;  // Of ring_.
+  std::shared_ptr<RingRenewal> renewal_;
+  absl::Status follow_status_;  // Why the ring's newer memory could not be had.
   uint32_t region_index_;
   bool by_stamp_;
   bool armed_ = false;  // Producers were asked for packets.

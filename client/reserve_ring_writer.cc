@@ -8,6 +8,7 @@
 #include "client/internal/connection.h"
 #include "client/internal/direct_wait.h"
 #include "client/internal/grants.h"
+#include "client/internal/ring_renewal.h"
 #include "shm/result.h"
 
 namespace iob {
@@ -87,6 +88,9 @@ ReserveRingWriter::ReserveRingWriter(Ring ring, const GrantedRegion& region,
                                      std::shared_ptr<Connection> connection,
                                      std::shared_ptr<void> claim)
     : ring_(std::move(ring)),
+      grant_(region.direct),
+      generation_(region.direct->generation),
+      renewal_(std::make_shared<RingRenewal>(region.index, *region.direct)),
       region_index_(region.index),
       seat_(*region.direct->seat),
       payload_bytes_max_(payload_bytes_max),
@@ -98,12 +102,17 @@ ReserveRingWriter& ReserveRingWriter::operator=(ReserveRingWriter&& other) noexc
   if (this == &other) return *this;
   if (connection_ != nullptr) Publish().IgnoreError();
   ring_ = std::move(other.ring_);
+  grant_ = std::move(other.grant_);
+  generation_ = other.generation_;
+  open_ = other.open_;
+  counted_formerly_ = other.counted_formerly_;
+  renewal_ = std::move(other.renewal_);
   region_index_ = other.region_index_;
   seat_ = other.seat_;
   payload_bytes_max_ = other.payload_bytes_max_;
   connection_ = std::move(other.connection_);
   claim_ = std::move(other.claim_);
-  deferred_ = std::move(other.deferred_);
+  deferred_ = other.deferred_;
   counted_before_ = other.counted_before_;
   waiter_ = other.waiter_;
   return *this;
@@ -149,22 +158,42 @@ absl::Status ReserveRingWriter::Refusal(ReserveOutcome outcome, uint64_t payload
                     "INTEGRITY");
 }
 
-absl::Status ReserveRingWriter::FinishClaim(const shm::SharedReservation& claim, bool discard,
-                                            Wake wake) {
-  const shm::SharedSubmitResult result =
-      discard ? Shared().Discard(claim, ToShared(wake)) : Shared().Submit(claim, ToShared(wake));
+void ReserveRingWriter::MoveOn(Deadline deadline) {
+  // What is open is finished first, so that this producer's records stay in their order.
+  if (deferred_) FlushDeferred(Wake::kDefault).IgnoreError();
+  if (open_ != 0 || !renewal_->due()) return;
+  absl::StatusOr<std::optional<DirectGrant>> next =
+      renewal_->Ask(*connection_, generation_, deadline);
+  // What was wrong shows when the old memory is full: nobody makes room there any more.
+  if (!next.ok() || !next->has_value()) return;
+  absl::StatusOr<shm::SharedProducer> producer =
+      shm::SharedProducer::Map(Shared().layout(), *(*next)->shared, seat_);
+  if (!producer.ok()) return;
+  counted_formerly_.Add(Shared().ledger());
+  ring_ = std::move(*producer);
+  // Lets go of the old memory.
+  *grant_ = std::move(**next);
+  generation_ = grant_->generation;
+}
+
+void ReserveRingWriter::MoveOnBriefly() { MoveOn(After(RingRenewal::kBriefWait)); }
+
+absl::Status ReserveRingWriter::FinishClaim(const Deferred& finished, Wake wake) {
+  open_ -= 1;
+  const shm::SharedSubmitResult result = finished.discard
+                                             ? Shared().Discard(finished.claim, ToShared(wake))
+                                             : Shared().Submit(finished.claim, ToShared(wake));
   if (result.tell_socket) [[unlikely]]
     SendKick();
   if (result.done) [[likely]]
     return absl::OkStatus();
-  return WithReason(absl::DataLossError(absl::StrCat("the record at ", claim.position,
+  return WithReason(absl::DataLossError(absl::StrCat("the record at ", finished.claim.position,
                                                      " of the shared ring is no longer ours")),
                     "INTEGRITY");
 }
 
 absl::Status ReserveRingWriter::FlushDeferred(Wake wake) {
-  const Deferred deferred = *std::exchange(deferred_, std::nullopt);
-  return FinishClaim(deferred.claim, deferred.discard, wake);
+  return FinishClaim(*std::exchange(deferred_, std::nullopt), wake);
 }
 
 absl::Status ReserveRingWriter::FinishShared(const Reservation& reservation, bool discard,
@@ -174,7 +203,7 @@ absl::Status ReserveRingWriter::FinishShared(const Reservation& reservation, boo
   absl::Status deferred;
   if (deferred_) [[unlikely]]
     deferred = FlushDeferred(Wake::kNone);
-  absl::Status finished = FinishClaim(*claim, discard, wake);
+  absl::Status finished = FinishClaim({.claim = *claim, .discard = discard}, wake);
   return finished.ok() ? deferred : finished;
 }
 
@@ -209,6 +238,11 @@ absl::Status ReserveRingWriter::Write(std::span<const std::byte> payload, Wake w
   return Submit(reservation, wake);
 }
 
+bool ReserveRingWriter::IsRetired() const {
+  const auto* const shared = std::get_if<shm::SharedProducer>(&ring_);
+  return shared != nullptr && shared->retired();
+}
+
 bool ReserveRingWriter::HasRoom(uint64_t payload_bytes) {
   const auto* const shared = std::get_if<shm::SharedProducer>(&ring_);
   const uint64_t record_bytes = shared != nullptr ? shared->layout().Footprint(payload_bytes)
@@ -232,6 +266,10 @@ absl::StatusOr<bool> ReserveRingWriter::WaitForRoom(uint64_t payload_bytes, Dead
     if (closed) return Refusal(ReserveOutcome::kFull, payload_bytes);
     IOB_RETURN_IF_ERROR(connection_->status());
     if (std::chrono::steady_clock::now() >= deadline) return false;
+    if (IsRetired()) {
+      MoveOn(deadline);
+      if (HasRoom(payload_bytes)) return true;
+    }
     if (SleepForRoom(payload_bytes, deadline)) return true;
   }
 }
@@ -278,7 +316,8 @@ ReserveWriterStats ReserveRingWriter::Counted() const {
             .rejected_records = lane->rejected().rejected_records,
             .rejected_bytes = lane->rejected().rejected_bytes};
   }
-  const shm::SharedLedger& line = std::get_if<shm::SharedProducer>(&ring_)->ledger();
+  shm::SharedLedger line = counted_formerly_;
+  line.Add(std::get_if<shm::SharedProducer>(&ring_)->ledger());
   ReserveWriterStats counted{.stored_records = line.stored_records,
                              .stored_bytes = line.stored_bytes,
                              .discarded_records = line.discarded_records,

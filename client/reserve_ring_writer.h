@@ -16,6 +16,9 @@
 //   W2  What was submitted is delivered, also if this process is killed in the next instruction.
 //       What was not is never seen: a lane ends before it, and in a shared ring the broker discards
 //       it once the process is proven dead.
+//       A ring whose stall policy is renewal leaves a stopped producer behind: what it had reserved
+//       then comes after what others have submitted since, its own records still in their order.
+//       Everybody else goes on into the ring's new memory, when nothing of his is open in the old.
 //   W3  Memory that a peer may spoil is never believed: at worst, calls fail.
 //   W4  Nothing waits without a deadline.
 //
@@ -50,7 +53,9 @@
 namespace iob {
 
 class Connection;
+struct DirectGrant;
 struct GrantedRegion;
+class RingRenewal;
 
 enum class ReserveOutcome : uint8_t {
   kReserved,
@@ -105,8 +110,9 @@ class ReserveRingWriter {
   uint32_t seat() const { return seat_; }
   uint64_t payload_bytes_max() const { return payload_bytes_max_; }
 
-  // Room for a payload of that many bytes, which may be 0. Never blocks. Everything but kReserved
-  // leaves the ring as it was, and counts as rejected.
+  // Room for a payload of that many bytes, which may be 0. Never blocks, but for the moment at
+  // which a renewed ring's new memory is fetched from the broker: a quarter of a second at most.
+  // Everything but kReserved leaves the ring as it was, and counts as rejected.
   ReserveOutcome TryReserve(uint64_t payload_bytes, Reservation* ret_reservation) {
     if (auto* const lane = std::get_if<shm::LaneProducer>(&ring_)) {
       auto& claim = ret_reservation->claim_.emplace<shm::LaneReservation>();
@@ -114,9 +120,12 @@ class ReserveRingWriter {
       ret_reservation->bytes_ = claim.bytes();
       return static_cast<ReserveOutcome>(outcome);
     }
+    if (Shared().retired()) [[unlikely]]
+      MoveOnBriefly();
     auto& claim = ret_reservation->claim_.emplace<shm::SharedReservation>();
     const auto outcome = Shared().Reserve(payload_bytes, &claim);
     ret_reservation->bytes_ = claim.bytes;
+    open_ += outcome == shm::SharedReserveOutcome::kReserved ? 1 : 0;
     return static_cast<ReserveOutcome>(outcome);
   }
 
@@ -172,7 +181,8 @@ class ReserveRingWriter {
 
   // As eBPF's ring_buffer__query: ring bytes from the oldest record that was not released to the
   // newest reservation, headers included; the ring's size; and the positions of both. In a shared
-  // ring of all producers. Of now, and believed of nobody: for display and pacing.
+  // ring of all producers, and of its newest memory. Of now, and believed of nobody: for display
+  // and pacing.
   uint64_t AvailableDataBytes();
   uint64_t SizeBytes() const;
   uint64_t ConsumerPosition();
@@ -202,10 +212,13 @@ class ReserveRingWriter {
     return *claim;
   }
   absl::Status FinishShared(const Reservation& reservation, bool discard, Wake wake);
-  absl::Status FinishClaim(const shm::SharedReservation& claim, bool discard, Wake wake);
+  absl::Status FinishClaim(const Deferred& finished, Wake wake);
+  void MoveOn(Deadline deadline);
+  void MoveOnBriefly();
   absl::Status FlushDeferred(Wake wake);
   absl::Status Defer(const Reservation& reservation, bool discard);
   absl::Status Refusal(ReserveOutcome outcome, uint64_t payload_bytes) const;
+  bool IsRetired() const;
   bool HasRoom(uint64_t payload_bytes);
   // True when it saw room instead of sleeping.
   bool SleepForRoom(uint64_t payload_bytes, Deadline deadline);
@@ -213,6 +226,11 @@ class ReserveRingWriter {
   ReserveWriterStats Counted() const;
 
   Ring ring_;
+  std::shared_ptr<DirectGrant> grant_;  // What `ring_` is made of; the endpoint's, too.
+  uint32_t generation_;                 // Of a shared `ring_`.
+  uint64_t open_ = 0;                   // Reservations in it.
+  shm::SharedLedger counted_formerly_;  // In memory that is gone.
+  std::shared_ptr<RingRenewal> renewal_;
   uint32_t region_index_;
   uint32_t seat_;
   uint64_t payload_bytes_max_;

@@ -87,7 +87,7 @@ uint64_t WriterStats::pending_records() const {
 
 absl::StatusOr<RingWriter> RingWriter::Open(const GrantedRegion& region, bool queues,
                                             const RingWriterOptions& options,
-                                            std::shared_ptr<Connection> connection) {
+                                            const std::shared_ptr<Connection>& connection) {
   const uint32_t block_ms = ToMs(region.mediated_ring.block);
   const uint32_t wait_ms = options.wait ? ToMs(*options.wait) : block_ms;
   if (options.transport == TransportChoice::kQueue && !queues) {

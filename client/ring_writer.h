@@ -163,7 +163,7 @@ class RingWriter {
   // `queues`: the broker makes submission queues. Errors as Endpoint::OpenWriter.
   static absl::StatusOr<RingWriter> Open(const GrantedRegion& region, bool queues,
                                          const RingWriterOptions& options,
-                                         std::shared_ptr<Connection> connection);
+                                         const std::shared_ptr<Connection>& connection);
   RingWriter(std::shared_ptr<RecordWriter> writer, uint32_t wait_ms,
              const RingWriterOptions& options, std::shared_ptr<Connection> connection);
 

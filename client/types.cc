@@ -113,7 +113,15 @@ std::string ToString(RingPolicy policy) {
 std::string ToString(ReserveMode mode) { return mode == ReserveMode::kLanes ? "lanes" : "shared"; }
 
 std::string ToString(StallPolicy on_stall) {
-  return on_stall == StallPolicy::kWait ? "wait" : "kill";
+  switch (on_stall) {
+    case StallPolicy::kWait:
+      return "wait";
+    case StallPolicy::kKill:
+      return "kill";
+    case StallPolicy::kRenew:
+      break;
+  }
+  return "renew";
 }
 
 std::string ToString(Enforcement enforcement) {

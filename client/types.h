@@ -91,6 +91,9 @@ enum class ReserveMode : uint8_t {
 enum class StallPolicy : uint8_t {
   kWait = 1,  // It is told (kProducerStalled), and everybody waits.
   kKill = 2,  // It is told, and the producer is killed if it runs as the uid of the buffer's owner.
+  // It is told, and the ring gets new memory into which everybody else goes on; what the stopped
+  // one has reserved comes when it goes on. Costs the memory of the ring once more meanwhile.
+  kRenew = 3,
 };
 
 // Larger is stronger. kUnspecified: nothing is required.
@@ -142,7 +145,7 @@ std::string ToString(RegionType type);
 std::string ToString(Discipline discipline);
 std::string ToString(RingPolicy policy);     // "drop-new", "overwrite", "block".
 std::string ToString(ReserveMode mode);      // "lanes", "shared".
-std::string ToString(StallPolicy on_stall);  // "wait", "kill".
+std::string ToString(StallPolicy on_stall);  // "wait", "kill", "renew".
 std::string ToString(Enforcement enforcement);
 std::string ToString(LossCause cause);
 std::string ToString(ObjectType type);  // "endpoint", "shared-region".

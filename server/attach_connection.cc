@@ -155,6 +155,9 @@ void AttachConnection::OnPacket(const v1::ClientPacket& packet) {
     case v1::ClientPacket::kStalled:
       if (live) return OnStalled(packet.stalled());
       break;
+    case v1::ClientPacket::kRenewRing:
+      if (live) return OnRenewRing(packet.renew_ring());
+      break;
     case v1::ClientPacket::kDetach:
       return End({.kind = CloseKind::kClosed});
     case v1::ClientPacket::PACKET_NOT_SET:
@@ -241,10 +244,10 @@ void AttachConnection::OnRoomMade(const v1::RoomMade& room_made) {
 // Notices about regions for which they make no sense are made up, and change nothing.
 std::optional<AttachConnection::DirectRegion> AttachConnection::FindDirect(
     uint32_t region_index) const {
-  const std::vector<Region>& regions = attachment_->buffer->regions();
+  std::vector<Region>& regions = attachment_->buffer->regions();
   if (region_index >= regions.size() || regions[region_index].direct() == nullptr)
     return std::nullopt;
-  const Region& region = regions[region_index];
+  Region& region = regions[region_index];
   return DirectRegion{.region = region,
                       .rights = shm::EffectiveRights(
                           region.spec().access.For(attachment_->endpoint), attachment_->rights)};
@@ -317,6 +320,7 @@ void AttachConnection::FinishWrite() {
 absl::Status AttachConnection::SendWith(const v1::BrokerPacket& packet,
                                         std::span<const shm::UniqueFd> fds) {
   std::vector<int> numbers;
+  numbers.reserve(fds.size());
   for (const shm::UniqueFd& fd : fds) numbers.push_back(fd.get());
   return channel_.Send(BytesOf(packet.SerializeAsString()), numbers);
 }

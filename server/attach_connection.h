@@ -104,7 +104,9 @@ class AttachConnection {
   void OnRedeem(const v1::Redeem& redeem);
   absl::Status SendGrants();
   absl::Status FillRegion(Region& region, v1::RegionGrant& grant);
-  absl::Status AddSection(const SectionPlan& plan, shm::GrantRange range, v1::SectionGrant& grant);
+  absl::Status AddSection(const SectionPlan& plan, shm::GrantRange range, uint32_t grant_number,
+                          v1::SectionGrant& grant);
+  void DescribeRegion(const Region& region, v1::RegionGrant& grant);
   void OnMapped();
   void OnWrite();
   void FinishWrite();
@@ -113,9 +115,12 @@ class AttachConnection {
   absl::Status OpenQueue(const v1::OpenQueue& request, v1::QueueGrant& grant,
                          std::vector<shm::UniqueFd>& fds);
   void CloseQueues(shm::CloseReason reason);
+  void OnRenewRing(const v1::RenewRing& request);
+  absl::Status RenewRing(const v1::RenewRing& request, v1::RegionGrant& grant);
+  std::optional<uint32_t> OwnerIn(uint32_t region_index) const;
   // A direct ring of this buffer, and what this attachment may do with it.
   struct DirectRegion {
-    const Region& region;
+    Region& region;
     shm::RegionRights rights;
   };
   std::optional<DirectRegion> FindDirect(uint32_t region_index) const;

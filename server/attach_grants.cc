@@ -9,6 +9,7 @@
 #include "server/attach_connection.h"
 #include "server/convert.h"
 #include "server/errors.h"
+#include "server/owner_ring.h"
 #include "shm/grant_lock.h"
 #include "shm/result.h"
 
@@ -43,10 +44,9 @@ void AttachConnection::LeaveOwners() {
 }
 
 absl::Status AttachConnection::AddSection(const SectionPlan& plan, shm::GrantRange range,
-                                          v1::SectionGrant& grant) {
-  Endpoint& endpoint = attachment_->buffer->endpoint(attachment_->endpoint);
+                                          uint32_t grant_number, v1::SectionGrant& grant) {
   IOB_ASSIGN_OR_RETURN(shm::UniqueFd fd, plan.memfd->OpenGrant(plan.mode));
-  IOB_RETURN_IF_ERROR(shm::LockGrant(fd.get(), range, endpoint.grants_made++));
+  IOB_RETURN_IF_ERROR(shm::LockGrant(fd.get(), range, grant_number));
   grant.set_kind(plan.kind);
   grant.set_size_bytes(plan.memfd->size_bytes());
   grant.set_writable(plan.mode == shm::FdMode::kReadWrite);
@@ -56,7 +56,7 @@ absl::Status AttachConnection::AddSection(const SectionPlan& plan, shm::GrantRan
   return absl::OkStatus();
 }
 
-absl::Status AttachConnection::FillRegion(Region& region, v1::RegionGrant& grant) {
+void AttachConnection::DescribeRegion(const Region& region, v1::RegionGrant& grant) {
   const EndpointId endpoint = attachment_->endpoint;
   const RegionSpec& spec = region.spec();
   const shm::RegionRights rights =
@@ -70,17 +70,27 @@ absl::Status AttachConnection::FillRegion(Region& region, v1::RegionGrant& grant
   grant.set_tag(attachment_->buffer->TagOf(region, endpoint));
   grant.set_koid(region.koid());
   FillRingOptions(spec, grant);
+}
+
+absl::Status AttachConnection::FillRegion(Region& region, v1::RegionGrant& grant) {
+  const EndpointId id = attachment_->endpoint;
+  Endpoint& endpoint = attachment_->buffer->endpoint(id);
+  const shm::RegionRights rights =
+      shm::EffectiveRights(region.spec().access.For(id), attachment_->rights);
+  DescribeRegion(region, grant);
   IOB_ASSIGN_OR_RETURN(const std::optional<uint32_t> owner,
-                       region.TakeOwner(rights, identity_.peer_uid, endpoint,
-                                        attachment_->buffer->endpoint(endpoint).grants_made));
+                       region.TakeOwner(rights, identity_.peer_uid, id, endpoint.grants_made));
   if (owner) {
     owners_.push_back({.region_index = grant.index(), .owner = *owner});
     FillOwner(region, *owner, grant);
   }
   // A producer whose handle may not write is no consumer: it gets nothing.
-  if (region.Produces(endpoint) && !owner) return absl::OkStatus();
+  if (region.Produces(id) && !owner) return absl::OkStatus();
+  if (OwnerRing* const ring = region.direct() == nullptr ? nullptr : region.direct()->owner_ring())
+    grant.set_generation(owner ? ring->newest_generation() : ring->oldest_generation());
   for (const SectionPlan& plan : region.SectionsFor(rights, owner)) {
-    IOB_RETURN_IF_ERROR(AddSection(plan, region.GrantRangeOf(endpoint), *grant.add_sections()));
+    IOB_RETURN_IF_ERROR(
+        AddSection(plan, region.GrantRangeOf(id), endpoint.grants_made++, *grant.add_sections()));
   }
   return absl::OkStatus();
 }
@@ -106,7 +116,9 @@ absl::Status AttachConnection::SendGrants() {
   if (HearsEvents()) {
     IOB_ASSIGN_OR_RETURN(const shm::SealedMemfd* page, buffer.signal().Page());
     const SectionPlan signal{.kind = v1::SECTION_KIND_SIGNAL, .memfd = page};
-    IOB_RETURN_IF_ERROR(AddSection(signal, shm::GrantRange(endpoint), *grants.mutable_signal()));
+    IOB_RETURN_IF_ERROR(AddSection(signal, shm::GrantRange(endpoint),
+                                   buffer.endpoint(endpoint).grants_made++,
+                                   *grants.mutable_signal()));
     grants.set_signal_offset_bytes(static_cast<uint32_t>(shm::SignalLineOffset(endpoint)));
   }
   return SendWith(packet, grant_fds_);
@@ -166,6 +178,62 @@ void AttachConnection::OnOpenQueue(const v1::OpenQueue& request) {
   } else {
     *grant.mutable_failure() = ToCallResult(opened);
   }
+  Send(packet);
+}
+
+std::optional<uint32_t> AttachConnection::OwnerIn(uint32_t region_index) const {
+  for (const OwnerOf& of : host_.registry().attachments().at(attachment_->id).owners) {
+    if (of.region_index == region_index) return of.owner;
+  }
+  return std::nullopt;
+}
+
+absl::Status AttachConnection::RenewRing(const v1::RenewRing& request, v1::RegionGrant& grant) {
+  const auto direct = FindDirect(request.region_index());
+  OwnerRing* const ring = direct ? direct->region.direct()->owner_ring() : nullptr;
+  const std::optional<uint32_t> seat = OwnerIn(request.region_index());
+  if (ring == nullptr || (!seat && !direct->region.Reads(direct->rights))) {
+    return MakeError(v1::ERROR_REASON_WRONG_DISCIPLINE,
+                     absl::StrCat("region ", request.region_index(),
+                                  " is no shared reserve ring that this endpoint may use"));
+  }
+  const auto renewal = seat ? ring->NextForProducer(request.generation())
+                            : ring->NextForConsumer(request.generation());
+  if (!renewal) {
+    return MakeError(v1::ERROR_REASON_BUSY,
+                     absl::StrCat("region ", request.region_index(), ": generation ",
+                                  request.generation(), " is the newest"));
+  }
+  Endpoint& endpoint = attachment_->buffer->endpoint(attachment_->endpoint);
+  // The locks of one seat have the same numbers in each generation's files.
+  std::optional<uint32_t> number;
+  if (seat) number = ring->GrantNumberOf(*seat);
+  grant.set_index(request.region_index());
+  DescribeRegion(direct->region, grant);
+  grant.set_generation(renewal->generation);
+  if (seat) grant.set_seat(*seat);
+  for (const SectionPlan& plan : renewal->sections) {
+    const uint32_t grant_number = number ? (*number)++ : endpoint.grants_made++;
+    IOB_RETURN_IF_ERROR(AddSection(plan, direct->region.GrantRangeOf(attachment_->endpoint),
+                                   grant_number, *grant.add_sections()));
+  }
+  return absl::OkStatus();
+}
+
+void AttachConnection::OnRenewRing(const v1::RenewRing& request) {
+  v1::BrokerPacket packet;
+  v1::RingGrant& grant = *packet.mutable_ring_grant();
+  grant_fds_.clear();
+  absl::Status renewed = RenewRing(request, *grant.mutable_region());
+  // Nothing waits to be taken, or this packet would not have been read.
+  if (renewed.ok() && !hung_up_) {
+    renewed = SendWith(packet, grant_fds_);
+    if (renewed.ok()) return grant_fds_.clear();
+    renewed = MakeError(v1::ERROR_REASON_BUSY, "the socket has no room for descriptors; retry");
+  }
+  grant_fds_.clear();
+  grant.Clear();
+  *grant.mutable_failure() = ToCallResult(renewed);
   Send(packet);
 }
 

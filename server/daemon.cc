@@ -225,6 +225,7 @@ std::vector<prometheus::MetricFamily> Daemon::Collect() {
                          .watchers = watchers_,
                          .mediator_pool = *mediator_pool_,
                          .stalls = ring_keeper_.stalls(),
+                         .renewals = ring_keeper_.renewals(),
                          .endpoints_closed = endpoints_closed_});
 }
 
@@ -275,9 +276,9 @@ void Daemon::OnStall(const RingKeeper::Stall& stall) {
                                {"region", absl::StrCat(stall.region_index)},
                                {"uid", absl::StrCat(stall.holder.uid)},
                                {"pid", absl::StrCat(stall.holder.pid)},
-                               {"killed", stall.killed ? "yes" : "no"}});
-  event_feed_.ProducerStalled(stall.buffer, stall.endpoint, stall.region_index, stall.holder,
-                              stall.killed);
+                               {"killed", stall.killed ? "yes" : "no"},
+                               {"renewed", stall.renewed ? "yes" : "no"}});
+  event_feed_.ProducerStalled(stall);
 }
 
 void Daemon::OnHandleGone(const Token& handle) { watchers_.HandleGone(handle); }

@@ -176,13 +176,21 @@ void DirectRing::Leave(uint32_t seat) {
   live_.erase(found);
 }
 
-bool DirectRing::Held(uint32_t seat, const Seat& grants) const {
+std::optional<uint32_t> DirectRing::GrantNumberOf(uint32_t seat) const {
+  const auto found = live_.find(seat);
+  if (found == live_.end()) return std::nullopt;
+  return found->second.grant_number;
+}
+
+bool DirectRing::Held(uint32_t seat, const Seat& holder) const {
   // A question that fails is answered with "held": a record of somebody alive must stay.
-  uint32_t number = grants.grant_number;
-  const std::vector<SectionPlan> sections = ProducerSections(seat);
-  return std::any_of(sections.begin(), sections.end(), [&](const SectionPlan& section) {
-    return shm::GrantHeld(section.memfd->fd(), grants.range, number++).value_or(true);
-  });
+  for (const std::vector<SectionPlan>& sections : GrantsOf(seat)) {
+    uint32_t number = holder.grant_number;
+    for (const SectionPlan& section : sections) {
+      if (shm::GrantHeld(section.memfd->fd(), holder.range, number++).value_or(true)) return true;
+    }
+  }
+  return false;
 }
 
 bool DirectRing::Reap() {

@@ -37,6 +37,8 @@
 
 namespace iob::server {
 
+class OwnerRing;
+
 // What a direct ring is made from. Validated by CheckDirectRing.
 struct DirectRingSpec {
   v1::Discipline discipline = v1::DISCIPLINE_RESERVE_RING;
@@ -65,6 +67,10 @@ class DirectRing {
   // Settles the seats that were left and whose grants nobody holds. True when none is left over.
   bool Reap();
   size_t live_count() const { return live_.size(); }
+  // Which grants a live seat's attachment has: numbers from this one on. Nothing for others.
+  std::optional<uint32_t> GrantNumberOf(uint32_t seat) const;
+  // nullptr for rings of other kinds.
+  virtual OwnerRing* owner_ring() { return nullptr; }
 
   // In address order.
   virtual std::vector<SectionPlan> ProducerSections(uint32_t seat) const = 0;
@@ -96,6 +102,10 @@ class DirectRing {
   };
   // Nobody holds the seat's grants any more.
   virtual Settled Settle(uint32_t seat) = 0;
+  // All that a seat may have been given: each list was numbered from the seat's first grant on.
+  virtual std::vector<std::vector<SectionPlan>> GrantsOf(uint32_t seat) const {
+    return {ProducerSections(seat)};
+  }
   // "lanes", "producers", ...
   virtual const char* SeatNoun() const = 0;
   virtual std::vector<const shm::SealedMemfd*> AllSections() const = 0;
@@ -109,7 +119,7 @@ class DirectRing {
     uint32_t grant_number = 0;
     bool undrained = false;  // Settled, but for what the consumer has not read.
   };
-  bool Held(uint32_t seat, const Seat& grants) const;
+  bool Held(uint32_t seat, const Seat& holder) const;
   std::optional<uint32_t> FindSeat(uint32_t uid);
 
   const uint32_t seat_count_;

@@ -86,14 +86,14 @@ void EventFeed::SignalsChanged(const BufferLabel& buffer, shm::EndpointId endpoi
   Publish(std::move(event), buffer.owner_uid);
 }
 
-void EventFeed::ProducerStalled(const BufferLabel& buffer, shm::EndpointId endpoint,
-                                uint32_t region_index, const HolderInfo& holder, bool killed) {
-  v1::WatchEventsResponse event = About(buffer, endpoint);
+void EventFeed::ProducerStalled(const RingKeeper::Stall& stall) {
+  v1::WatchEventsResponse event = About(stall.buffer, stall.endpoint);
   v1::ProducerStalled& stalled = *event.mutable_stalled();
-  stalled.set_region_index(region_index);
-  *stalled.mutable_holder() = ToHolder(holder);
-  stalled.set_killed(killed);
-  Publish(std::move(event), buffer.owner_uid);
+  stalled.set_region_index(stall.region_index);
+  *stalled.mutable_holder() = ToHolder(stall.holder);
+  stalled.set_killed(stall.killed);
+  stalled.set_renewed(stall.renewed);
+  Publish(std::move(event), stall.buffer.owner_uid);
 }
 
 void EventFeed::RegionSignalsChanged(Koid shared_region, uint32_t owner_uid, uint32_t signals) {

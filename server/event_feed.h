@@ -14,6 +14,7 @@
 #include "server/event_log.h"
 #include "server/holder.h"
 #include "server/registry.h"
+#include "server/ring_keeper.h"
 #include "server/watchers.h"
 #include "shm/access.h"
 #include "shm/signal_page.h"
@@ -37,8 +38,7 @@ class EventFeed {
   void SignalsChanged(const BufferLabel& buffer, shm::EndpointId endpoint, uint32_t signals);
 
   // A producer of this region has stopped in the middle of a record.
-  void ProducerStalled(const BufferLabel& buffer, shm::EndpointId endpoint, uint32_t region_index,
-                       const HolderInfo& holder, bool killed);
+  void ProducerStalled(const RingKeeper::Stall& stall);
 
   void RegionSignalsChanged(Koid shared_region, uint32_t owner_uid, uint32_t signals);
   void RegionGone(Koid shared_region, uint32_t owner_uid);

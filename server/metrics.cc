@@ -216,6 +216,9 @@ void AddMediators(const MetricSources& sources, Families& out) {
   out.Counter("iob_producers_stalled_total",
               "Producers found stopped in the middle of a record of a shared reserve ring.",
               static_cast<double>(sources.stalls));
+  out.Counter("iob_rings_renewed_total",
+              "Shared reserve rings that got new memory because a producer had stopped.",
+              static_cast<double>(sources.renewals));
 }
 
 void AddProcess(Families& out) {

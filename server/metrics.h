@@ -35,6 +35,7 @@ struct MetricSources {
   const Watchers& watchers;
   const MediatorPool& mediator_pool;
   uint64_t stalls;                                          // Of producers.
+  uint64_t renewals;                                        // Of rings, because of them.
   const std::map<std::string, uint64_t>& endpoints_closed;  // By reason.
 };
 

@@ -4,7 +4,6 @@
 
 namespace iob::server {
 
-using shm::ServeLimits;
 using shm::ServeResult;
 using shm::ServeState;
 

@@ -333,24 +333,6 @@ void Registry::EndAttachment(AttachmentId id, CloseReason reason) {
   DeliverEvents();
 }
 
-void Registry::SetOwners(AttachmentId id, std::vector<OwnerOf> owners) {
-  attachments_.at(id).owners = std::move(owners);
-}
-
-bool Registry::ReapOwners(Koid koid) {
-  Buffer* const buffer = Find(koid);
-  bool done = true;
-  if (buffer == nullptr) return done;
-  for (uint32_t i = 0; i < buffer->regions().size(); ++i) {
-    Region& region = buffer->regions()[i];
-    done = region.ReapOwners() && done;
-    if (region.direct() == nullptr || !region.direct()->TakeOwedPacket()) continue;
-    Emit([koid, i](RegistryObserver& observer) { observer.OnRecordsReadable(koid, i); });
-  }
-  DeliverEvents();
-  return done;
-}
-
 void Registry::ProcessEnded(ProcessId process, CloseReason reason) {
   for (const Token& token : handles_.OfProcess(process)) CloseOne(token, reason);
   DeliverEvents();

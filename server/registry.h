@@ -217,6 +217,11 @@ class Registry {
   // Settles what owners have left unfinished, as far as nobody can still finish it. True when
   // nothing is left to settle.
   bool ReapOwners(Koid buffer);
+  // New memory for a shared reserve ring, charged to the buffer's owner. RESOURCE_EXHAUSTED,
+  // UNAVAILABLE.
+  absl::Status RenewRing(Koid buffer, uint32_t region_index);
+  // Gives up the old memory, as far as nobody needs it. True when only the newest is left.
+  bool ReapGenerations(Koid buffer, uint32_t region_index);
 
   // The handles of a process that ended close.
   void ProcessEnded(ProcessId process, shm::CloseReason reason);
@@ -289,6 +294,7 @@ class Registry {
   void ReleaseName(const Buffer& buffer);
   void RevokeHolds(Buffer& buffer);
   void Emit(Event event);
+  void TellOwedPacket(Koid buffer, uint32_t region_index);
   void DeliverEvents();
 
   const Limits& limits_;

@@ -1,11 +1,16 @@
 #include "server/ring_keeper.h"
 
 #include <algorithm>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "server/logging.h"
 
 namespace iob::server {
 namespace {
 
 constexpr int64_t kMaintenanceMs = 60'000;
+constexpr int64_t kReapingMs = 1'000;
 
 bool Same(const StalledSeat& one, const StalledSeat& other) {
   return one.seat == other.seat && one.position == other.position;
@@ -70,12 +75,42 @@ void RingKeeper::LookAgain(const Key& key) {
       .endpoint = attachment->endpoint,
       .region_index = key.second,
       .holder = attachment->holder,
-      .killed = false};
-  const bool may_kill =
-      buffer.regions()[key.second].spec().reserve->on_stall() == v1::STALL_POLICY_KILL &&
-      attachment->holder.uid == buffer.owner().uid;
-  if (may_kill) stall.killed = kill_(attachment->id);
+      .killed = false,
+      .renewed = false};
+  const v1::StallPolicy policy = buffer.regions()[key.second].spec().reserve->on_stall();
+  if (policy == v1::STALL_POLICY_KILL && attachment->holder.uid == buffer.owner().uid)
+    stall.killed = kill_(attachment->id);
+  if (policy == v1::STALL_POLICY_RENEW) stall.renewed = Renew(key);
   tell_(stall);
+}
+
+bool RingKeeper::Renew(const Key& key) {
+  const absl::Status renewed = registry_.RenewRing(key.first, key.second);
+  if (!renewed.ok()) {
+    LogWarn("ring_not_renewed", {{"buffer", absl::StrCat(key.first)},
+                                 {"region", absl::StrCat(key.second)},
+                                 {"why", std::string(renewed.message())}});
+    return false;
+  }
+  renewals_ += 1;
+  renewed_.insert(key);
+  ArmReaping();
+  return true;
+}
+
+void RingKeeper::ArmReaping() {
+  if (reaping_.active()) return;
+  reaping_ = loop_.RunAfterMs(kReapingMs, [this] {
+    reaping_.End();
+    ReapGenerations();
+  });
+}
+
+void RingKeeper::ReapGenerations() {
+  absl::erase_if(renewed_, [this](const Key& key) {
+    return registry_.ReapGenerations(key.first, key.second);
+  });
+  if (!renewed_.empty()) ArmReaping();
 }
 
 void RingKeeper::OnAttached(Koid koid) {

@@ -1,12 +1,13 @@
 // RingKeeper: what shared reserve rings need from the broker while everybody lives.
 //
-//   consumer: "I am stuck" --Report--> suspect --still there after stall_ms--> told, or killed
-//                                         '-- gone: forgotten
+//   consumer: "I am stuck" --Report--> suspect --still there after stall_ms--> told; killed, or
+//                                         '-- gone: forgotten                  left behind
 //
 //   K1  A stall is believed only when the ring itself shows it, at the beginning and at the end of
 //       stall_ms by the broker's own clock: no consumer can have a producer killed that is at work.
 //   K2  Only a producer that runs as the uid of the buffer's owner is ever killed.
 //   K3  One alarm per record that is stuck.
+//   K4  A ring that is renewed is looked at once a second, until its old memory is free again.
 //
 // Once a minute, while anybody is attached to such a ring, old stamps are replaced
 // (shm/reserve_shared_recovery.h, R5). Owned by the loop thread.
@@ -16,6 +17,7 @@
 #include <utility>
 
 #include "absl/container/btree_map.h"
+#include "absl/container/btree_set.h"
 #include "absl/functional/any_invocable.h"
 #include "server/event_loop.h"
 #include "server/registry.h"
@@ -30,6 +32,7 @@ class RingKeeper {
     uint32_t region_index = 0;
     HolderInfo holder;
     bool killed = false;
+    bool renewed = false;
   };
   // Kills the process that holds an attachment; false when that is not possible.
   using Kill = absl::AnyInvocable<bool(AttachmentId)>;
@@ -46,6 +49,7 @@ class RingKeeper {
   void OnBufferGone(Koid buffer);
 
   uint64_t stalls() const { return stalls_; }
+  uint64_t renewals() const { return renewals_; }
 
  private:
   using Key = std::pair<Koid, uint32_t>;
@@ -58,6 +62,9 @@ class RingKeeper {
   DirectRing* RingOf(const Key& key);
   void LookAgain(const Key& key);
   const Attachment* HolderOf(const Key& key, uint32_t seat) const;
+  bool Renew(const Key& key);
+  void ReapGenerations();
+  void ArmReaping();
   void Maintain();
   void ArmMaintenance();
 
@@ -66,8 +73,11 @@ class RingKeeper {
   Kill kill_;
   Tell tell_;
   absl::btree_map<Key, Suspect> suspects_;
+  absl::btree_set<Key> renewed_;  // With old memory.
+  Registration reaping_;
   Registration maintenance_;
   uint64_t stalls_ = 0;
+  uint64_t renewals_ = 0;
 };
 
 }  // namespace iob::server

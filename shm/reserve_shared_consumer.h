@@ -86,6 +86,10 @@ class BasicSharedConsumer {
 
   // The broker may have made new sections for this ring: see SharedSalvage.
   bool retired() const { return retired_->LoadAcquire().ForHintOnly() != 0; }
+  // Records of this ring were taken out by a salvage: only another one may go on.
+  bool salvaged() const {
+    return cons_.template Word<uint64_t>(kSharedFrontier).LoadAcquire().ForHintOnly() > released_;
+  }
   // Nothing that Next gave out is unreleased.
   bool released_all() const { return released_ == next_; }
 

@@ -77,8 +77,8 @@ class BasicSharedRecovery {
   // The first claim from head on that is not submitted: what the consumer waits for, or will.
   std::optional<SharedBusy> FirstBusy() const;
 
-  // Says in CTL that this generation of the ring is given up (SharedSalvage), or that nobody is left
-  // who could write to it, and wakes everybody who sleeps. True when the consumer wants a packet.
+  // Says in CTL that this generation of the ring is given up (SharedSalvage), or that nobody is
+  // left who could write to it, and wakes all who sleep. True when the consumer wants a packet.
   bool Retire(uint32_t retired) const;
   // A position that no claim of this generation reaches, for the next one to begin at.
   uint64_t PositionBeyond() const;

@@ -18,7 +18,7 @@
 //   V4  Release publishes frontier and holds in CONS, one word each, holds first. A successor of a
 //       consumer that was killed between any two of these stores gets what was not released again,
 //       and nothing else; broker and successor count as consumed what V3 says.
-//   V5  Every walk is bounded by the ring's size; words that cannot be poison, as in SharedConsumer.
+//   V5  Every walk is bounded by the ring's size; words that cannot be poison, as in the consumer.
 //
 // One at a time per generation, made from the consumer that read it before. Thread-compatible; a
 // forked child does not inherit the mapping.

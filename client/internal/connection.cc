@@ -24,6 +24,7 @@ using shm::ReceiveOutcome;
 constexpr int kPacketsPerPump = 256;
 // A packet of the usual size is parsed in here, without the heap.
 constexpr size_t kArenaBytes = 4096;
+constexpr size_t kFdsMax = std::max(kQueueFds, kRingFds);
 
 google::protobuf::ArenaOptions ArenaIn(std::span<char> block) {
   google::protobuf::ArenaOptions options;
@@ -57,6 +58,10 @@ v1::ClientPacket NoticePacket(Connection::Notice notice, uint32_t region_index) 
 
 }  // namespace
 
+bool Connection::CarriesDescriptors(AnswerKind kind) {
+  return kind == AnswerKind::kQueueGrant || kind == AnswerKind::kRingGrant;
+}
+
 struct Connection::Scratch {
   std::unique_ptr<std::byte[]> memory =
       std::make_unique_for_overwrite<std::byte[]>(shm::kPacketBytesMax);
@@ -87,7 +92,7 @@ void Connection::Pump() {
   SendOwedNotices();
   for (int i = 0; i < kPacketsPerPump && status_.ok(); ++i) {
     absl::StatusOr<shm::Received> received =
-        channel_.Receive(scratch_->packet, queue_grants_awaited_ == 0 ? 0 : kQueueFds);
+        channel_.Receive(scratch_->packet, grants_awaited_ == 0 ? 0 : kFdsMax);
     if (!received.ok()) return Fail(DisconnectedError(std::string(received.status().message())));
     if (received->outcome == ReceiveOutcome::kNothing) return;
     Take(std::move(*received));
@@ -99,7 +104,7 @@ void Connection::Take(shm::Received received) {
     case ReceiveOutcome::kNothing:
       return;
     case ReceiveOutcome::kFdsDropped:
-      if (queue_grants_awaited_ == 0) {
+      if (grants_awaited_ == 0) {
         return Fail(ProtocolError("descriptors where none belong"));
       }
       [[fallthrough]];
@@ -164,9 +169,25 @@ absl::StatusOr<QueueSections> Connection::CallForQueue(const v1::ClientPacket& p
   return std::move(*call->queue);
 }
 
+absl::StatusOr<DirectGrant> Connection::CallForRing(const v1::ClientPacket& packet,
+                                                    uint32_t region_index, RegionRights rights,
+                                                    Deadline deadline) {
+  const auto call = std::make_shared<PendingCall>();
+  call->region_index = region_index;
+  call->rights = rights;
+  IOB_RETURN_IF_ERROR(Await(packet, AnswerKind::kRingGrant, call, deadline));
+  return std::move(*call->ring);
+}
+
 absl::StatusOr<std::shared_ptr<Connection::PendingCall>> Connection::AwaitCall(
     const v1::ClientPacket& packet, AnswerKind kind, Deadline deadline) {
-  const auto call = std::make_shared<PendingCall>();
+  auto call = std::make_shared<PendingCall>();
+  IOB_RETURN_IF_ERROR(Await(packet, kind, call, deadline));
+  return call;
+}
+
+absl::Status Connection::Await(const v1::ClientPacket& packet, AnswerKind kind,
+                               const std::shared_ptr<PendingCall>& call, Deadline deadline) {
   IOB_RETURN_IF_ERROR(
       Send(AsBytes(Encode(packet)), {.kind = kind, .batch = nullptr, .call = call}, deadline));
   while (!call->answered) {
@@ -174,8 +195,7 @@ absl::StatusOr<std::shared_ptr<Connection::PendingCall>> Connection::AwaitCall(
     // The answer may have come together with the end of the connection.
     if (!call->answered) IOB_RETURN_IF_ERROR(pumped);
   }
-  IOB_RETURN_IF_ERROR(call->status);
-  return call;
+  return call->status;
 }
 
 absl::Status Connection::Send(std::span<const std::byte> packet, Unanswered unanswered,
@@ -188,7 +208,7 @@ absl::Status Connection::Send(std::span<const std::byte> packet, Unanswered unan
     }
     const absl::Status sent = channel_.Send(packet);
     if (sent.ok()) {
-      if (unanswered.kind == AnswerKind::kQueueGrant) queue_grants_awaited_ += 1;
+      if (CarriesDescriptors(unanswered.kind)) grants_awaited_ += 1;
       unanswered_[(unanswered_first_ + unanswered_count_) % kWindow] = std::move(unanswered);
       unanswered_count_ += 1;
       return sent;
@@ -231,7 +251,8 @@ void Connection::Dispatch(std::span<const std::byte> packet) {
     return Fail(ProtocolError("a packet that cannot be parsed"));
   }
   scratch_->parsed = parsed;
-  if ((!scratch_->fds.empty() || scratch_->fds_dropped) && !parsed->has_queue_grant()) {
+  if ((!scratch_->fds.empty() || scratch_->fds_dropped) && !parsed->has_queue_grant() &&
+      !parsed->has_ring_grant()) {
     return Fail(ProtocolError("descriptors where none belong"));
   }
   switch (parsed->packet_case()) {
@@ -247,6 +268,8 @@ void Connection::Dispatch(std::span<const std::byte> packet) {
       return Fail(ToStatus(parsed->error()));
     case v1::BrokerPacket::kQueueGrant:
       return AnswerOldest(AnswerKind::kQueueGrant);
+    case v1::BrokerPacket::kRingGrant:
+      return AnswerOldest(AnswerKind::kRingGrant);
     case v1::BrokerPacket::kGrants:
       return Fail(ProtocolError("a second set of grants"));
     case v1::BrokerPacket::PACKET_NOT_SET:
@@ -279,13 +302,25 @@ void Connection::AnswerOldest(AnswerKind kind) {
       oldest.call->status = ToStatus(scratch_->parsed->call_result());
       return;
     case AnswerKind::kQueueGrant:
-      queue_grants_awaited_ -= 1;
-      return AnswerQueue(oldest.call.get());
+      grants_awaited_ -= 1;
+      return AnswerGrant(
+          scratch_->parsed->queue_grant(),
+          [](const auto& grant, auto fds) { return VerifyQueue(grant, std::move(fds)); },
+          oldest.call.get(), &oldest.call->queue);
+    case AnswerKind::kRingGrant:
+      grants_awaited_ -= 1;
+      return AnswerGrant(
+          scratch_->parsed->ring_grant(),
+          [&call = *oldest.call](const auto& grant, auto fds) {
+            return VerifyRing(grant, call.region_index, call.rights, std::move(fds));
+          },
+          oldest.call.get(), &oldest.call->ring);
   }
 }
 
-void Connection::AnswerQueue(PendingCall* call) {
-  const v1::QueueGrant& grant = scratch_->parsed->queue_grant();
+template <typename Grant, typename Verify, typename Result>
+void Connection::AnswerGrant(const Grant& grant, Verify verify, PendingCall* call,
+                             std::optional<Result>* ret_result) {
   call->answered = true;
   if (grant.has_failure()) {
     call->status = FailureOf(grant.failure());
@@ -297,14 +332,14 @@ void Connection::AnswerQueue(PendingCall* call) {
         "(RLIMIT_NOFILE)");
     return;
   }
-  absl::StatusOr<QueueSections> queue = VerifyQueue(grant, std::move(scratch_->fds));
-  if (queue.ok()) {
-    call->queue = std::move(*queue);
+  absl::StatusOr<Result> verified = verify(grant, std::move(scratch_->fds));
+  if (verified.ok()) {
+    ret_result->emplace(std::move(*verified));
     return;
   }
-  call->status = queue.status();
+  call->status = verified.status();
   // Who grants what cannot be is not to be believed in anything.
-  if (absl::IsDataLoss(queue.status())) Fail(queue.status());
+  if (absl::IsDataLoss(verified.status())) Fail(verified.status());
 }
 
 absl::Status Connection::AcknowledgeBatch(ResultSink* sink) {
@@ -389,7 +424,7 @@ void Connection::Fail(absl::Status status) {
   status_ = std::move(status);
   for (Unanswered& unanswered : unanswered_) unanswered = {};
   unanswered_count_ = 0;
-  queue_grants_awaited_ = 0;
+  grants_awaited_ = 0;
 }
 
 void Connection::Close() {

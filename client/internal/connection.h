@@ -4,7 +4,7 @@
 // waits on it reads everything there is and hands each packet to whom it belongs, so that a reader,
 // a writer, a call and WaitEvent never take each other's packets:
 //
-//     write_result, allocate_id_result, call_result, queue_grant
+//     write_result, allocate_id_result, call_result, queue_grant, ring_grant
 //           -> the oldest unanswered write or call (N1)
 //     event -> the event queue (N2)
 //     error, end of stream -> status() (N3)
@@ -104,6 +104,9 @@ class Connection {
   // The same for one open_queue: the queue, verified. RESOURCE_EXHAUSTED when this process has no
   // room for the descriptors.
   absl::StatusOr<QueueSections> CallForQueue(const v1::ClientPacket& packet, Deadline deadline);
+  // The same for one renew_ring: newer memory of the ring of `region_index`, verified.
+  absl::StatusOr<DirectGrant> CallForRing(const v1::ClientPacket& packet, uint32_t region_index,
+                                          RegionRights rights, Deadline deadline);
   // Queues whose writers are gone.
   QueueShelf& queue_shelf() { return queue_shelf_; }
 
@@ -131,7 +134,9 @@ class Connection {
  private:
   struct Scratch;  // What parsing needs, kept between packets.
 
-  enum class AnswerKind { kWriteResult, kAllocateIdResult, kCallResult, kQueueGrant };
+  enum class AnswerKind { kWriteResult, kAllocateIdResult, kCallResult, kQueueGrant, kRingGrant };
+
+  static bool CarriesDescriptors(AnswerKind kind);
 
   // A call's answer, when it has come. Shared with the queue, because whoever waits may give up.
   struct PendingCall {
@@ -139,6 +144,10 @@ class Connection {
     absl::Status status;
     uint32_t id = 0;
     std::optional<QueueSections> queue;
+    // What was asked for, and what came.
+    uint32_t region_index = 0;
+    RegionRights rights{0};
+    std::optional<DirectGrant> ring;
   };
 
   // A place in the queue: a batch or a call.
@@ -151,9 +160,13 @@ class Connection {
   absl::Status Send(std::span<const std::byte> packet, Unanswered unanswered, Deadline deadline);
   absl::StatusOr<std::shared_ptr<PendingCall>> AwaitCall(const v1::ClientPacket& packet,
                                                          AnswerKind kind, Deadline deadline);
+  absl::Status Await(const v1::ClientPacket& packet, AnswerKind kind,
+                     const std::shared_ptr<PendingCall>& call, Deadline deadline);
   void Take(shm::Received received);
   void Dispatch(std::span<const std::byte> packet);
-  void AnswerQueue(PendingCall* call);
+  template <typename Grant, typename Verify, typename Result>
+  void AnswerGrant(const Grant& grant, Verify verify, PendingCall* call,
+                   std::optional<Result>* ret_result);
   void AnswerOldest(AnswerKind kind);
   absl::Status AcknowledgeBatch(ResultSink* sink);
   void QueueEvent();
@@ -168,7 +181,7 @@ class Connection {
   std::array<Unanswered, kWindow> unanswered_;  // A ring of kWindow, oldest first.
   size_t unanswered_first_ = 0;
   size_t unanswered_count_ = 0;
-  size_t queue_grants_awaited_ = 0;  // Among them: only these answers carry descriptors.
+  size_t grants_awaited_ = 0;  // Among them: only these answers carry descriptors.
   QueueShelf queue_shelf_;
   std::vector<Event> events_;
   std::array<uint64_t, kNotices> owed_ = {};  // By Notice, one bit per region.

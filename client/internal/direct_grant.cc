@@ -31,6 +31,11 @@ absl::Status Wrong(const v1::RegionGrant& claimed, absl::string_view what) {
   return ProtocolError(absl::StrCat("region ", claimed.index(), ": ", what));
 }
 
+StallPolicy ToStallPolicy(v1::StallPolicy claimed) {
+  if (claimed == v1::STALL_POLICY_KILL) return StallPolicy::kKill;
+  return claimed == v1::STALL_POLICY_RENEW ? StallPolicy::kRenew : StallPolicy::kWait;
+}
+
 absl::Status ReadOptions(const v1::RegionGrant& claimed, DirectGrant* grant) {
   const v1::ReserveRingOptions& options = claimed.reserve_ring();
   const bool lanes = options.mode() == v1::RESERVE_MODE_LANES;
@@ -46,8 +51,7 @@ absl::Status ReadOptions(const v1::RegionGrant& claimed, DirectGrant* grant) {
                     .granule_bytes = options.granule_bytes(),
                     .consumer_clears = options.consumer_clears(),
                     .stamped = options.stamped(),
-                    .on_stall = options.on_stall() == v1::STALL_POLICY_KILL ? StallPolicy::kKill
-                                                                            : StallPolicy::kWait,
+                    .on_stall = ToStallPolicy(options.on_stall()),
                     .stall = std::chrono::milliseconds(options.stall_ms())};
   return absl::OkStatus();
 }
@@ -203,6 +207,7 @@ absl::StatusOr<DirectGrant> MakeDirectGrant(const v1::RegionGrant& claimed, Regi
   const bool reserve = claimed.discipline() == v1::DISCIPLINE_RESERVE_RING;
   DirectGrant grant;
   grant.size_bytes = claimed.size_bytes();
+  grant.generation = claimed.generation();
   if (reserve) IOB_RETURN_IF_ERROR(ReadOptions(claimed, &grant));
   IOB_RETURN_IF_ERROR(ReadSeat(claimed, rights.map_write(), &grant));
   const absl::StatusOr<ExpectedSections> expected = Expect(claimed, grant);

@@ -50,6 +50,7 @@ struct DirectGrant {
   // What there is of these follows from discipline and mode; nothing without a map right.
   std::vector<Lane> lanes;  // A producer's own one, or all of them in their order.
   std::optional<shm::SharedSections> shared;
+  uint32_t generation = 0;  // Of `shared`.
   std::optional<shm::SealedMemfd> data;
   std::optional<shm::SealedMemfd> follow;
 

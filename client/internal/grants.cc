@@ -112,7 +112,7 @@ absl::StatusOr<GrantedRegion> ParseRegion(const v1::RegionGrant& claimed, uint32
                        .mediated_ring = ParseOptions(claimed.mediated_ring()),
                        .follow = std::nullopt,
                        .id_owner = claimed.id_owner(),
-                       .direct = std::nullopt};
+                       .direct = nullptr};
 }
 
 // V4 for one mediated ring: all its sections or none, of the sizes that the region's size makes
@@ -182,9 +182,9 @@ bool IsDirect(Discipline discipline) {
 }
 
 // V7.
-absl::Status AdoptDirect(const v1::RegionGrant& claimed, RegionRights rights, FdTable* fds,
-                         GrantedRegion* region) {
-  const std::string what = absl::StrCat("region ", region->index);
+absl::StatusOr<DirectGrant> AdoptDirect(const v1::RegionGrant& claimed, RegionRights rights,
+                                        FdTable* fds) {
+  const std::string what = absl::StrCat("region ", claimed.index());
   std::vector<ConfirmedSection> confirmed;
   for (const v1::SectionGrant& claimed_section : claimed.sections()) {
     IOB_ASSIGN_OR_RETURN(Section section,
@@ -194,8 +194,7 @@ absl::Status AdoptDirect(const v1::RegionGrant& claimed, RegionRights rights, Fd
                          .writable = section.writable,
                          .memfd = std::move(section.memfd)});
   }
-  IOB_ASSIGN_OR_RETURN(region->direct, MakeDirectGrant(claimed, rights, std::move(confirmed)));
-  return absl::OkStatus();
+  return MakeDirectGrant(claimed, rights, std::move(confirmed));
 }
 
 absl::Status AdoptSections(const v1::RegionGrant& claimed, HandleRights handle, FdTable* fds,
@@ -211,7 +210,11 @@ absl::Status AdoptSections(const v1::RegionGrant& claimed, HandleRights handle, 
   if (claimed.sections_size() != 0 && !rights.may_map()) {
     return ProtocolError(absl::StrCat(what, ": descriptors without a map right"));
   }
-  if (IsDirect(region->discipline)) return AdoptDirect(claimed, rights, fds, region);
+  if (IsDirect(region->discipline)) {
+    IOB_ASSIGN_OR_RETURN(DirectGrant direct, AdoptDirect(claimed, rights, fds));
+    region->direct = std::make_shared<DirectGrant>(std::move(direct));
+    return absl::OkStatus();
+  }
   if (claimed.has_seat()) {
     return ProtocolError(absl::StrCat(what, ": a seat where nobody produces by himself"));
   }
@@ -339,6 +342,19 @@ absl::StatusOr<QueueSections> VerifyQueue(const v1::QueueGrant& claimed,
                        .submission = std::move(submission.memfd),
                        .completion = std::move(completion.memfd),
                        .kick = std::move(kick)};
+}
+
+absl::StatusOr<DirectGrant> VerifyRing(const v1::RingGrant& claimed, uint32_t region_index,
+                                       RegionRights rights, std::vector<shm::UniqueFd> fds) {
+  const v1::RegionGrant& region = claimed.region();
+  if (fds.size() != kRingFds || region.index() != region_index ||
+      region.discipline() != v1::DISCIPLINE_RESERVE_RING) {
+    return ProtocolError(absl::StrCat("region ", region.index(), " with ", fds.size(),
+                                      " descriptors, asked was for the ring of region ",
+                                      region_index));
+  }
+  FdTable table(std::move(fds));
+  return AdoptDirect(region, rights, &table);
 }
 
 }  // namespace iob

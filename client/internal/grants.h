@@ -21,6 +21,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -35,6 +36,7 @@
 namespace iob::v1 {
 class GrantSet;
 class QueueGrant;
+class RingGrant;
 }  // namespace iob::v1
 
 namespace iob {
@@ -58,7 +60,9 @@ struct GrantedRegion {
   MediatedRingOptions mediated_ring;
   std::optional<Section> follow;  // Of a mediated ring that was made for followers.
   uint32_t id_owner = 0;          // Of an id allocator with a writable section; 0 otherwise.
-  std::optional<DirectGrant> direct = std::nullopt;  // Of a reserve ring, broadcast or slot (V7).
+  // Of a reserve ring, broadcast or slot (V7). Shared with the ring's reader or writer, who puts
+  // newer memory in its place.
+  std::shared_ptr<DirectGrant> direct = nullptr;
 };
 
 struct Grants {
@@ -92,5 +96,12 @@ inline constexpr size_t kQueueFds = 3;
 // Errors as VerifyGrants. `claimed` is one without a failure.
 absl::StatusOr<QueueSections> VerifyQueue(const v1::QueueGrant& claimed,
                                           std::vector<shm::UniqueFd> fds);
+
+// Newer memory of a shared reserve ring in which this endpoint has `rights` (V1, V2, V7). Errors as
+// VerifyGrants. `claimed` is one without a failure.
+absl::StatusOr<DirectGrant> VerifyRing(const v1::RingGrant& claimed, uint32_t region_index,
+                                       RegionRights rights, std::vector<shm::UniqueFd> fds);
+// The descriptors of one generation of a shared ring, and no more.
+inline constexpr size_t kRingFds = 3;
 
 }  // namespace iob

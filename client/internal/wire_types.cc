@@ -67,7 +67,7 @@ ReserveRingOptions FromWire(const v1::ReserveRingOptions& options) {
           .granule_bytes = options.granule_bytes(),
           .consumer_clears = options.consumer_clears(),
           .stamped = options.stamped(),
-          .on_stall = EnumFromWire(options.on_stall(), StallPolicy::kWait, StallPolicy::kKill,
+          .on_stall = EnumFromWire(options.on_stall(), StallPolicy::kWait, StallPolicy::kRenew,
                                    StallPolicy::kWait),
           .stall = std::chrono::milliseconds(options.stall_ms())};
 }
@@ -321,6 +321,7 @@ std::optional<WatchedEvent> FromWire(const v1::WatchEventsResponse& event) {
       result.region_index = event.stalled().region_index();
       result.holder = FromWire(event.stalled().holder());
       result.killed = event.stalled().killed();
+      result.renewed = event.stalled().renewed();
       return result;
     case v1::WatchEventsResponse::WHAT_NOT_SET:
       break;

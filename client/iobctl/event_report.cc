@@ -62,7 +62,9 @@ std::string DescribeDetails(const WatchedEvent& event) {
       return SignalsToString(event.signals);
     case Kind::kProducerStalled:
       return absl::StrCat("region ", event.region_index, " waits for ", DisplayHolder(event.holder),
-                          event.killed ? ", who was killed" : "");
+                          event.killed    ? ", who was killed"
+                          : event.renewed ? "; the ring was renewed"
+                                          : "");
     case Kind::kBufferGone:
     case Kind::kSharedRegionUpdated:
       return "";
@@ -107,6 +109,7 @@ void AddDetails(const WatchedEvent& event, JsonWriter* json) {
       AddWho(event.holder, json);
       json->Member("region_index", uint64_t{event.region_index});
       json->Member("killed", event.killed);
+      json->Member("renewed", event.renewed);
       return;
     case Kind::kBufferGone:
     case Kind::kSharedRegionUpdated:

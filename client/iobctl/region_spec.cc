@@ -124,7 +124,7 @@ absl::StatusOr<Enum> ParseWord(const std::string& text, const std::array<Enum, N
 
 constexpr std::array kPolicies = {RingPolicy::kDropNew, RingPolicy::kOverwriteOldest,
                                   RingPolicy::kBlock};
-constexpr std::array kStallPolicies = {StallPolicy::kWait, StallPolicy::kKill};
+constexpr std::array kStallPolicies = {StallPolicy::kWait, StallPolicy::kKill, StallPolicy::kRenew};
 constexpr std::array kLevels = {Enforcement::kAdvisory, Enforcement::kDac, Enforcement::kSealed,
                                 Enforcement::kMediated};
 

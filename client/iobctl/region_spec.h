@@ -7,7 +7,7 @@
 //       ring          "policy=" drop-new overwrite block | "block=" TIME | "gaps" | "stamped"
 //                     | "followers" | "writer-records=" NUMBER | "writer-bytes=" SIZE
 //       reserve-ring  "lanes=" NUMBER | "clears" | "stamped" | "shared" | "granule=" SIZE
-//                     | "on-stall=" wait kill | "stall=" TIME
+//                     | "on-stall=" wait kill renew | "stall=" TIME
 //       id            "intern=" NUMBER
 //     RIGHTS  :=  "-" | any of: r map-read, w map-write, R mediated read, W mediated write
 //     LEVEL   :=  "advisory" | "dac" | "sealed" | "mediated"

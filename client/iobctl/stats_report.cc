@@ -123,7 +123,7 @@ std::string StatsReport::Table() const {
   for (const RingStats& ring : now_.stats.rings) {
     const RingStats* const before = Before(ring);
     const Rates rates = RatesOf(before, ring, elapsed_.count());
-    const auto show = [before](std::string rate) { return before != nullptr ? rate : "-"; };
+    const auto show = [before](const std::string& rate) { return before != nullptr ? rate : "-"; };
     table.AddRow({absl::StrCat(ring.region_index), ToString(ring.discipline),
                   show(FormatRate(rates.stored_records)), show(BytesPerSecond(rates.stored_bytes)),
                   show(FormatRate(rates.consumed_records)), show(FormatRate(rates.lost_records)),

@@ -37,6 +37,8 @@ constexpr Exception kExceptions[] = {
     {"shared_ptr", "client/reserve_ring_writer.", "an endpoint and its rings end in any order"},
     {"shared_ptr", "client/broadcast.", "an endpoint and its rings end in any order"},
     {"shared_ptr", "client/slot.", "an endpoint and its regions end in any order"},
+    {"shared_ptr", "client/internal/grants.",
+     "a renewed ring's memory has the ring and the endpoint"},
     {"shared_ptr", "client/internal/queue_writer.", "an endpoint and its rings end in any order"},
     {"shared_ptr", "client/internal/socket_writer.", "an endpoint and its rings end in any order"},
     {"shared_ptr", "client/iobctl/", "CLI11 copies its callbacks, and what they capture"},

@@ -65,7 +65,7 @@ class DirectRings : public ::testing::Test {
  protected:
   void SetUp() override {
     // In a process of its own: what a forked producer inherits is none of the daemon's.
-    daemon_ = TestDaemon::Start(DaemonKind::kChild);
+    daemon_ = TestDaemon::Start(DaemonKind::kChild, {.flags = flags_, .open_files_max = {}});
     ASSERT_NE(daemon_, nullptr);
     ASSERT_OK_AND_ASSIGN(Broker broker, Broker::Connect({.runtime_dir = daemon_->runtime_dir(),
                                                          .grpc_socket_path = {},
@@ -140,6 +140,7 @@ class DirectRings : public ::testing::Test {
     return ::poll(&poller, 1, static_cast<int>(time.count())) == 1;
   }
 
+  std::vector<std::string> flags_;  // Of the daemon; set before SetUp.
   std::unique_ptr<TestDaemon> daemon_;
   std::optional<Broker> broker_;
   std::optional<LeakCheck> leaks_;

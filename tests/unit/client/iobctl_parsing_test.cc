@@ -198,7 +198,7 @@ TEST(RegionSpecs, WrongOptionsSayWhatIsAllowed) {
   EXPECT_THAT(ParseRegion("ring:1M,policy=drop"),
               StatusIs(kInvalid, "'drop' is not one of drop-new, overwrite, block"));
   EXPECT_THAT(ParseRegion("reserve-ring:1M,on-stall=die"),
-              StatusIs(kInvalid, "'die' is not one of wait, kill"));
+              StatusIs(kInvalid, "'die' is not one of wait, kill, renew"));
   EXPECT_THAT(ParseRegion("reserve-ring:1M,lanes"), StatusIs(kInvalid, "'lanes' needs a value"));
   EXPECT_THAT(ParseRegion("reserve-ring:1M,clears=1"), StatusIs(kInvalid, "clears has no value"));
   EXPECT_THAT(ParseRegion("reserve-ring:1M,lanes=4294967296"),
