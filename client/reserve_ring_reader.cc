@@ -31,6 +31,10 @@ struct ReserveRingReader::Waiting {
   absl::Status status() const {
     return reader.status().ok() ? reader.follow_status_ : reader.status();
   }
+  bool PollPolitely() {
+    if (lanes() != nullptr || !reader.retired_.empty()) return HasRecords();
+    return shared().PollPolitely();
+  }
   bool PrepareToWait(uint32_t how) {
     if (lanes() == nullptr) {
       bool nothing_there = !HasRecords();

@@ -17,7 +17,9 @@
 //       asleep or not, from its mapping on. A publisher that finds it fences and loads the word
 //       again. What it had published just before the bit came leaves its store buffer within
 //       nanoseconds.
-//   L5  A sleeper that does neither (older, or hostile) can lose a wake, its own. A publisher that
+//   L5  Who finds a flag fences and loads it again before the wake: a sleeper that is woken before
+//       the position has arrived finds nothing new, and sleeps on.
+//   L6  A sleeper that does neither (older, or hostile) can lose a wake, its own. A publisher that
 //       does not wake is nothing new. Every wait has a deadline for both.
 //
 // Heavy costs 0.2 us when no registered thread runs elsewhere, and some 2 us when it has to

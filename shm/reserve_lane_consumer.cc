@@ -136,12 +136,11 @@ void LaneConsumer::Clear() {
   std::memset(data_ + head_ % capacity_, 0, released_.position - head_);
 }
 
-void LaneConsumer::WakeProducer(uint32_t wanted) {
-  if ((wanted & kFenceForMe) != 0) {
-    std::atomic_thread_fence(std::memory_order_seq_cst);
-    wanted = WantedRoom() & ~kFenceForMe;
-    if (wanted == 0) return;
-  }
+void LaneConsumer::WakeProducer() {
+  // Head must have arrived before the wake does (light_fence.h, L5).
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  const uint32_t wanted = WantedRoom() & ~kFenceForMe;
+  if (wanted == 0) return;
   // A fresh tail: what the producer added since counts against the room. A tail that cannot be is
   // left for Next to find; a wake too many is harmless.
   auto& head_word = SharedWordAt<uint64_t>(control_page_ + kLaneHeadOffset);

@@ -204,12 +204,11 @@ class LaneConsumer {
     // The producer stores want_room, fences heavily, then looks at head; we have stored head, and
     // look at want_room next: one of the two sees the other (light_fence.h, L1).
     fence_.Fast();
-    const uint32_t wanted = WantedRoom();
-    if (wanted != 0) [[unlikely]]
-      WakeProducer(wanted);
+    if (WantedRoom() != 0) [[unlikely]]
+      WakeProducer();
   }
   void Clear();
-  void WakeProducer(uint32_t wanted);
+  void WakeProducer();
 
   // [CONTROL page, writable][LANE page][data][data again]
   AddressRange range_;

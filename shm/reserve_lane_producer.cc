@@ -195,11 +195,10 @@ LaneWake LaneProducer::TakeWish(LaneWake wake) {
   return std::max(wake, std::exchange(wish_, LaneWake::kNone));
 }
 
-bool LaneProducer::Wake(uint32_t waiting, LaneWake wake) {
-  if ((waiting & kFenceForMe) != 0) {
-    std::atomic_thread_fence(std::memory_order_seq_cst);
-    waiting = waiting_word_->LoadRelaxed().ForHintOnly();
-  }
+bool LaneProducer::Wake(LaneWake wake) {
+  // Tail must have arrived before the wake does (light_fence.h, L5).
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  const uint32_t waiting = waiting_word_->LoadRelaxed().ForHintOnly();
   if ((waiting & kWaitingOnFutex) != 0 || wake == LaneWake::kForce) {
     FutexWakeAll(tail_word_->address());
   }

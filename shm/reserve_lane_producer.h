@@ -151,10 +151,10 @@ class LaneProducer {
     // The consumer stores `waiting`, fences heavily, then looks at tail; we have stored tail, and
     // look at `waiting` next: one of the two sees the other (light_fence.h, L1).
     fence_.Fast();
-    const uint32_t waiting = waiting_word_->LoadRelaxed().ForHintOnly();
-    if (waiting == 0 && wake != LaneWake::kForce) [[likely]]
+    const bool nobody_sleeps = waiting_word_->LoadRelaxed().ForHintOnly() == 0;
+    if (nobody_sleeps && wake != LaneWake::kForce) [[likely]]
       return false;
-    return Wake(waiting, wake);
+    return Wake(wake);
   }
 
   // Ring bytes from head to the newest reservation, headers and padding included, and the other
@@ -232,7 +232,7 @@ class LaneProducer {
   void GrowParked(uint64_t distance);
   void MoveOverParked();
   LaneWake TakeWish(LaneWake wake);
-  bool Wake(uint32_t waiting, LaneWake wake);
+  bool Wake(LaneWake wake);
   // End of the newest reservation.
   uint64_t reserved() const { return limit_ - room_; }
   uint64_t head() const { return limit_ - capacity_; }

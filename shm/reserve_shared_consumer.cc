@@ -6,7 +6,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "shm/result.h"
-#include "shm/waiter.h"
 
 namespace iob::shm {
 
@@ -81,6 +80,7 @@ SharedReadOutcome BasicSharedConsumer<kLapBits>::NextSlowly(SharedRecord* ret_re
   const std::optional<ControlWord> word = SkipDiscards();
   if (!word) return SharedReadOutcome::kPoisoned;
   if (word->state() != SlotState::kCommit || !Lap::Claims(layout_, next_, *word)) {
+    SawNothing();
     return SharedReadOutcome::kEmpty;
   }
   return Deliver(*word, ret_record);
@@ -132,13 +132,16 @@ bool BasicSharedConsumer<kLapBits>::HasRecords() {
   const std::optional<ControlWord> word = SkipDiscards();
   if (!word) return false;
   seen_low_ = word->low_half();
-  return word->state() == SlotState::kCommit && Lap::Claims(layout_, next_, *word);
+  if (word->state() == SlotState::kCommit && Lap::Claims(layout_, next_, *word)) return true;
+  SawNothing();
+  return false;
 }
 
 template <int kLapBits>
 bool BasicSharedConsumer<kLapBits>::PollPolitely() {
-  if (HasRecords()) return true;
-  for (int i = 0; i < kPolitePauses; ++i) CpuRelax();
+  // Not the same look twice.
+  if (empty_at_ != next_ && HasRecords()) return true;
+  pause_.Take(consumed_records_ + taken_records_);
   return HasRecords();
 }
 
@@ -151,9 +154,10 @@ bool BasicSharedConsumer<kLapBits>::PrepareToWait(uint32_t how) {
   uint64_t awaited = 0;
   do {
     awaited = next_;
-    cons_.Word<uint64_t>(kSharedWait).StoreRelease(awaited | 1);
-    // Dekker with the producers' submits: our flag, fence, their word.
-    std::atomic_thread_fence(std::memory_order_seq_cst);
+    // Dekker with the producers' submits: our flag, fence, their word (light_fence.h, L1).
+    do {
+      cons_.Word<uint64_t>(kSharedWait).StoreRelease(awaited | kSharedWaits | fence_.ask());
+    } while (!fence_.Heavy());
     if (HasRecords()) return false;
   } while (next_ != awaited && !poisoned_);
   CheckTail();
@@ -162,7 +166,7 @@ bool BasicSharedConsumer<kLapBits>::PrepareToWait(uint32_t how) {
 
 template <int kLapBits>
 void BasicSharedConsumer<kLapBits>::ClearWaiting() {
-  cons_.Word<uint64_t>(kSharedWait).StoreRelease(0);
+  cons_.Word<uint64_t>(kSharedWait).StoreRelease(fence_.ask());
 }
 
 // Whether what we wait for can ever come. Not per record: the tail is the producers' busiest line.

@@ -26,7 +26,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "shm/futex.h"
+#include "shm/light_fence.h"
 #include "shm/mapping.h"
+#include "shm/polite_pause.h"
 #include "shm/reserve_shared_layout.h"
 #include "shm/shared_record.h"
 
@@ -47,9 +49,6 @@ class BasicSharedSalvage;
 template <int kLapBits>
 class BasicSharedConsumer {
  public:
-  // Looks between two polls cost the producers their cache line; this many pauses make up for it.
-  static constexpr int kPolitePauses = 32;
-
   // Maps CTL and DATA for reading and CONS for writing, and resumes at the shared head. DATA_LOSS
   // for a head that cannot be.
   static absl::StatusOr<BasicSharedConsumer> Map(const SharedLayout& layout,
@@ -70,7 +69,8 @@ class BasicSharedConsumer {
 
   // Something is there for Next. Skips what was discarded.
   bool HasRecords();
-  // The same for a loop that polls: looks, pauses where nothing is there, and looks again.
+  // The same for a loop that polls. Where nothing is there it pauses, at most some microseconds,
+  // and looks again: each look costs the producers their cache line (polite_pause.h).
   bool PollPolitely();
 
   // Before sleeping: says how to be woken (kWaitingOnFutex, kWaitingOnSocket), then looks once
@@ -110,6 +110,7 @@ class BasicSharedConsumer {
   const SharedAtomic<uint64_t>& Slot(uint64_t position) const {
     return control_[layout_.SlotOf(position)];
   }
+  void SawNothing() { empty_at_ = next_; }
   bool StepOver(uint64_t footprint) {
     const uint64_t held = next_ - released_;
     if (footprint > layout_.size_bytes() || held > layout_.size_bytes() - footprint) return false;
@@ -155,6 +156,9 @@ class BasicSharedConsumer {
   uint64_t consumed_records_ = 0;
   uint64_t consumed_bytes_ = 0;
   uint32_t seen_low_ = 0;
+  uint64_t empty_at_ = UINT64_MAX;  // Where nothing was there when we looked last.
+  PolitePause pause_;
+  LightFence fence_ = LightFence::ForThisProcess();
   std::optional<SharedStall> stall_;
   bool poisoned_ = false;
   const char* poison_ = "";

@@ -15,7 +15,8 @@
 //     +-------+--------+-------+--------------------------+
 //     | head  | wait   | how   | consumed, and its intent |
 //     +-------+--------+-------+--------------------------+
-//     u64 wait   awaited position | 1 while the consumer sleeps; u32 how: kWaitingOnFutex | Socket
+//     u64 wait   awaited position | kSharedWaits while the consumer sleeps, and kFenceForMe
+//                (light_fence.h); u32 how: kWaitingOnFutex | Socket
 //
 //   control word of the granule at which a record starts
 //     63      54 53            32 31                2 1     0
@@ -24,7 +25,7 @@
 //     +---------+----------------+-------------------+-------+
 //                                 \__ the futexed half ____/
 //
-//         claim, by CAS           submit, by the owner
+//         claim, by CAS           submit: a store of the owner's
 //   old ----------------> BUSY --------------------> COMMIT
 //   stamp                  |
 //                          +-----------------------> DISCARD
@@ -87,6 +88,9 @@ inline constexpr uint64_t kSharedIntentBytes = 224;
 // Once retired: how far the records were taken out, and where whose records wait.
 inline constexpr uint64_t kSharedFrontier = 256;
 inline constexpr uint64_t kSharedHolds = 264;
+
+// In the wait word beside the position, which leaves these bits free, and kFenceForMe.
+inline constexpr uint64_t kSharedWaits = 1;
 
 enum class SlotState : uint32_t { kNever = 0, kBusy = 1, kCommit = 2, kDiscard = 3 };
 
@@ -290,15 +294,5 @@ class SharedLedgerLine {
  private:
   SharedAtomic<uint64_t>* words_;
 };
-
-// Sleep and wake need a full fence between a read-modify-write and the next load. On x86 the
-// former is one.
-inline void FenceAfterExchange() {
-#if defined(__x86_64__)
-  std::atomic_signal_fence(std::memory_order_seq_cst);
-#else
-  std::atomic_thread_fence(std::memory_order_seq_cst);
-#endif
-}
 
 }  // namespace iob::shm

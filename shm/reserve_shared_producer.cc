@@ -90,10 +90,13 @@ auto BasicSharedProducer<kLapBits>::LookForRoom(uint64_t position, uint64_t foot
 
 // True when the consumer asked for a packet on its socket.
 template <int kLapBits>
-bool BasicSharedProducer<kLapBits>::WakeConsumer(uint64_t position, uint64_t claimed_wait,
-                                                 SharedWake wake) {
+bool BasicSharedProducer<kLapBits>::WakeConsumer(uint64_t position, SharedWake wake) {
+  // The record must have arrived before its wake does (light_fence.h, L5).
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  const uint64_t claimed_wait = LoadWait();
+  if (claimed_wait == 0) return false;
   // The lowest bit says that somebody waits; the rest, which record for.
-  const bool awaited = claimed_wait == (position | 1);
+  const bool awaited = claimed_wait == (position | kSharedWaits);
   switch (wake) {
     case SharedWake::kNone:
       if (awaited) ctl_words_.owed->StoreRelease(1);
@@ -132,7 +135,7 @@ RoomWait BasicSharedProducer<kLapBits>::PrepareToWaitForRoom(uint64_t payload_by
   // Room comes from a consumer that is awake. One that sleeps over a record it was not told of
   // would leave everybody asleep. A consumer that does not wait now will look before it does.
   if (TakeOwed()) {
-    const uint64_t claimed_wait = cons_words_.wait->LoadAcquire().ForHintOnly();
+    const uint64_t claimed_wait = LoadWait();
     wait.tell_socket = claimed_wait != 0 && WakeSleeper(claimed_wait);
   }
   const uint64_t footprint = layout_.Footprint(payload_bytes);

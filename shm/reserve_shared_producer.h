@@ -9,7 +9,7 @@
 //   1 claim   control[slot(tail)]: old stamp -> {lap, BUSY, owner, bytes}   the record exists
 //   2 swing   tail: p -> p + footprint                                     by anybody who sees 1
 //   3 fill    the bytes, in place
-//   4 submit  control[slot(p)]: BUSY -> COMMIT or DISCARD                   the consumer sees it
+//   4 submit  control[slot(p)]: BUSY -> COMMIT or DISCARD, a store          the consumer sees it
 //
 //   M1  tail and head only grow; head never passes the first unclaimed position.
 //   M2  While tail is p, slot(p) is unclaimed or holds the claim of p. tail leaves p only after the
@@ -42,8 +42,8 @@
 // is not aligned, or is ahead of what was claimed leaves the last good one in force, and the wait
 // word only ever names a slot to wake.
 //
-// Per record three read-modify-writes (1, 2, 4), no allocation, and no system call while the
-// consumer is awake. Thread-compatible; one object per owner, one owner per process or thread. A
+// Per record two read-modify-writes (1 and 2), no fence (light_fence.h), no allocation, and no
+// system call while the consumer is awake. Thread-compatible; one object per owner, one owner per process or thread. A
 // forked child does not inherit the mapping: it is another process.
 #pragma once
 
@@ -55,7 +55,9 @@
 
 #include "absl/status/statusor.h"
 #include "shm/futex.h"
+#include "shm/light_fence.h"
 #include "shm/mapping.h"
+#include "shm/prefetch.h"
 #include "shm/reserve_shared_layout.h"
 #include "shm/room_wait.h"
 
@@ -140,6 +142,7 @@ class BasicSharedProducer {
       }
       // A failure means that somebody has helped.
       (void)ctl_words_.tail->CompareExchange(*position, *position + footprint);
+      AskForLinesAhead(*position, footprint);
       *ret_reservation = {.bytes = {data_ + layout_.OffsetOf(*position), payload_bytes},
                           .position = *position};
       return SharedReserveOutcome::kReserved;
@@ -197,6 +200,7 @@ class BasicSharedProducer {
 
  private:
   using Lap = SharedLap<kLapBits>;
+  static constexpr uint64_t kAheadBytes = 1024;
   enum class Room { kEnough, kNone, kLookAgain };
 
   struct CtlWords {
@@ -227,6 +231,18 @@ class BasicSharedProducer {
                                                          layout_.granule_bytes());
   }
 
+  // While we are the only one at work, the lines ahead will be ours: our next locked instructions
+  // then need not wait until a record has taken its line back from the consumer. Not beyond what is
+  // known to be free: the consumer reads there.
+  void AskForLinesAhead(uint64_t position, uint64_t footprint) {
+    const uint64_t end = position + footprint;
+    if (position == claimed_end_ && end + kAheadBytes - head_ < layout_.size_bytes()) {
+      PrefetchForWrite(data_ + layout_.OffsetOf(end + kAheadBytes));
+      PrefetchForWrite(Slot(end + kAheadBytes).address());
+    }
+    claimed_end_ = end;
+  }
+
   // Says what is about to happen, for the broker to settle should we die on the way (S3).
   void Intend(uint64_t position, SlotState state, uint64_t records, uint64_t bytes) {
     line_.Set(SharedLedgerLine::kIntentRecords, records);
@@ -235,25 +251,36 @@ class BasicSharedProducer {
   }
   bool Finish(const SharedReservation& reservation, SlotState state) {
     const ControlWord claim = Claim(reservation.position, reservation.bytes.size());
-    // Release: the bytes are there when the consumer sees the word. Fenced: see AfterFinish.
-    return Slot(reservation.position).CompareExchangeFenced(claim.bits(), claim.With(state).bits());
+    SharedAtomic<uint64_t>& slot = Slot(reservation.position);
+    // A look and a store, not a swap: nobody else changes a BUSY word (M5), and a store does not
+    // wait for the lines of the payload. Who changes it all the same has spoilt the ring already;
+    // mostly we see it.
+    if (ControlWord::Load(slot).bits() != claim.bits()) return false;
+    // Pairs with the consumer's acquire: the bytes are there when it sees the word.
+    slot.StoreRelease(claim.With(state).bits());
+    // No count may come before it in the order that a kill can see (S3).
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    return true;
   }
   SharedSubmitResult AfterFinish(uint64_t position, bool done, SharedWake wake) {
     if (!done) [[unlikely]]
       CountLost();
     line_.SetAfterAll(SharedLedgerLine::kIntent, 0);
-    // The consumer stores `wait`, fences, then looks at the slot; we have changed the slot, fence,
-    // then look at `wait`: one of the two sees the other (Dekker).
-    FenceAfterExchange();
-    const uint64_t wait = cons_words_.wait->LoadAcquire().ForHintOnly();
-    if (wait == 0) [[likely]]
+    // The consumer stores `wait`, fences heavily, then looks at the slot; we have stored the slot,
+    // and look at `wait` next: one of the two sees the other (light_fence.h, L1).
+    fence_.Fast();
+    if (cons_words_.wait->LoadAcquire().ForHintOnly() == 0) [[likely]]
       return {.done = done, .tell_socket = false};
-    return {.done = done, .tell_socket = WakeConsumer(position, wait, wake)};
+    return {.done = done, .tell_socket = WakeConsumer(position, wake)};
   }
 
   bool Help(uint64_t position, ControlWord claim);
   Room LookForRoom(uint64_t position, uint64_t footprint, uint64_t* ret_ahead_at);
-  bool WakeConsumer(uint64_t position, uint64_t claimed_wait, SharedWake wake);
+  bool WakeConsumer(uint64_t position, SharedWake wake);
+  // Whether somebody sleeps, and until which record.
+  uint64_t LoadWait() const {
+    return cons_words_.wait->LoadAcquire().ForHintOnly() & ~uint64_t{kFenceForMe};
+  }
   bool TakeOwed();
   bool WakeSleeper(uint64_t claimed_wait);
   SharedReserveOutcome RefuseTooLarge(uint64_t payload_bytes);
@@ -277,6 +304,8 @@ class BasicSharedProducer {
   uint64_t head_ = 0;    // The last good one.
   uint32_t head_seen_low_ = 0;
   uint64_t head_violations_ = 0;
+  uint64_t claimed_end_ = UINT64_MAX;  // Of our last claim.
+  LightFence fence_ = LightFence::ForThisProcess();
 };
 
 extern template class BasicSharedProducer<kSharedLapBits>;

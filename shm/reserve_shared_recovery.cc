@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "shm/futex.h"
+#include "shm/light_fence.h"
 #include "shm/result.h"
 #include "shm/ring_layout.h"
 
@@ -123,7 +124,7 @@ bool BasicSharedRecovery<kLapBits>::WakeConsumer() const {
   // As after a submit: words first, fence, then the flag (Dekker).
   std::atomic_thread_fence(std::memory_order_seq_cst);
   const uint64_t claimed_wait = cons_.Word<uint64_t>(kSharedWait).LoadAcquire().ForHintOnly();
-  if (claimed_wait == 0) return false;
+  if ((claimed_wait & ~uint64_t{kFenceForMe}) == 0) return false;
   const uint32_t how = cons_.Word<uint32_t>(kSharedHow).LoadRelaxed().ForHintOnly();
   if ((how & kWaitingOnFutex) != 0) FutexWakeAll(Slot(claimed_wait).address());
   return (how & kWaitingOnSocket) != 0;

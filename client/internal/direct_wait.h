@@ -12,6 +12,7 @@
 //
 // A Ring has
 //   bool HasRecords();              something to take
+//   bool PollPolitely();            the same for a spin; optional
 //   absl::Status status();          why there is nothing any more
 //   bool PrepareToWait(uint32_t);   flags set, and still nothing
 //   void ClearWaiting();
@@ -66,9 +67,14 @@ void SleepForDirectRecords(Ring& ring, Connection& connection, Deadline deadline
 template <typename Ring>
 absl::StatusOr<WaitOutcome> AwaitDirectRecords(Ring& ring, Connection& connection,
                                                shm::Waiter& waiter, Deadline deadline) {
-  if (waiter.Spin([&ring] { return ring.HasRecords(); }, ToMonotonicNs(deadline))) {
-    return WaitOutcome::kRecords;
-  }
+  const auto look = [&ring] {
+    if constexpr (requires { ring.PollPolitely(); }) {
+      return ring.PollPolitely();
+    } else {
+      return ring.HasRecords();
+    }
+  };
+  if (waiter.Spin(look, ToMonotonicNs(deadline))) return WaitOutcome::kRecords;
   while (true) {
     const bool closed = connection.peer_closed();  // S1.
     if (ring.HasRecords()) return WaitOutcome::kRecords;

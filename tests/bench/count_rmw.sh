@@ -31,9 +31,9 @@ for name in ProbeAppend ProbeNext; do
     echo "$name: $(printf '%s\n' "$code" | wc -l) lines, no atomic read-modify-write"
   fi
 done
-# The shared ring's three: a claim and a swing to reserve, one to submit, none to read. The lane's
-# four take none, and no fence: publishing is free, because whoever sleeps fences for both sides.
-for probe in ProbeSharedReserve=2 ProbeSharedSubmit=1 ProbeSharedNext=0 \
+# The shared ring's two: a claim and a swing to reserve; none to submit or to read. The lane's four
+# take none, and no fence: publishing is free, because whoever sleeps fences for both sides.
+for probe in ProbeSharedReserve=2 ProbeSharedSubmit=0 ProbeSharedNext=0 \
     ProbeLaneReserve=0 ProbeLaneSubmit=0 ProbeLaneNext=0 ProbeLaneRelease=0; do
   name=${probe%=*}
   allowed=${probe#*=}

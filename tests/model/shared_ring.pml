@@ -7,16 +7,18 @@
  *
  *   reserve   p = tail; v = ctl[p]; v is of p's lap? -> swing tail for its owner, again
  *             tail still p? room? -> CAS v to BUSY (this is the claim) -> CAS tail beyond it
- *   submit    CAS BUSY to COMMIT or DISCARD, which is a fence; wait? -> wake the sleeper on ctl
- *   consumer  reads COMMITs at head; wait = head; fence; ctl again; sleep on its lap and state
+ *   submit    BUSY still there? -> store COMMIT or DISCARD; wait? -> wake the sleeper on ctl
+ *   consumer  reads COMMITs at head; wait = head; fence in all processes; ctl again; sleep on its
+ *             lap and state
  *   recover   owner proven dead: its BUSY words to DISCARD; then wake, whatever it looks like
  *   scrub     stamps of long ago are made younger, before their lap comes round again
  *
  * Models shm/reserve_shared_producer.h (Reserve, Help, LookForRoom, Submit, Discard, WakeConsumer,
  * PrepareToWaitForRoom), shm/reserve_shared_consumer.h (Next, Release, PrepareToWait, ClearWaiting)
- * and shm/reserve_shared_recovery.h (Recover, Scrub). What producers and the broker share changes
- * by locked instructions only, so the store queue is the consumer's alone. A kill is told apart
- * only by what the dead has written: so producers die after any shared write, or not at all.
+ * and shm/reserve_shared_recovery.h (Recover, Scrub), with shm/light_fence.h. Of what producers and
+ * the broker share all changes by locked instructions but the last word of a record, so the store
+ * queue is the consumer's, and a producer has room for one late word. A kill is told apart only by
+ * what the dead has written: so producers die after any shared write, or not at all.
  *
  * Claims, by assertion: M1 no cell belongs to two records; M2 what is delivered is what its
  * producer wrote, once, in each producer's order; M3 nobody but a proven dead owner loses a claim;
@@ -90,6 +92,11 @@ bool room_sleeper[PRODUCERS + 1];           /* Asleep on head. */
 bool wants_room[PRODUCERS + 1];
 bool dead[PRODUCERS + 1], ended[PRODUCERS + 1];
 byte kills;
+/* The word that a submit has stored and that has not reached memory: its slot + 1; 0: none. Locked
+   instructions of that producer wait for it, loads do not (T1). */
+byte late_slot[PRODUCERS + 1];
+short late_word[PRODUCERS + 1];
+#define DRAINED(producer) (late_slot[producer] == 0)
 
 /* Ghosts: whose each cell is (producer * 16 + record), and what has become of the records. */
 #define ID(producer, record) ((producer) * 16 + (record))
@@ -109,15 +116,27 @@ byte scrubbed_lap;                          /* Where the last scrub ended. */
     fi                                                                          \
   }
 
+/* The look at `wait` after a submit, and the second one of WakeConsumer, behind a fence. */
+#ifdef WAKE_UNFENCED
+#define LOOK wait = LOAD(WAIT)
+#else
+#define LOOK                                                                    \
+  wait = LOAD(WAIT);                                                            \
+  if                                                                            \
+  :: wait != 0 -> DRAINED(me); wait = LOAD(WAIT)                                \
+  :: else -> skip                                                               \
+  fi
+#endif
+
 /* WakeConsumer for Wake::kDefault; the look at `wait` is separate from what follows from it. */
 #define LOOK_AND_WAKE                                                           \
-  wait = LOAD(WAIT);                                                            \
+  LOOK;                                                                         \
   if                                                                            \
   :: wait == 0 -> skip                                                          \
   :: wait == p + 1 -> WAKE(wait)                                                \
   :: wait != 0 && wait != p + 1 ->                                              \
      if                                                                         \
-     :: atomic { owed -> owed = false; MAY_DIE }; WAKE(wait)                    \
+     :: atomic { owed && DRAINED(me) -> owed = false; MAY_DIE }; WAKE(wait)     \
      :: !owed -> skip                                                           \
      fi                                                                         \
   fi;                                                                           \
@@ -139,10 +158,13 @@ byte scrubbed_lap;                          /* Where the last scrub ended. */
 #define OWE owed = true
 #endif
 
+/* A look and a store; the claim of this record was a locked instruction, so nothing is late. */
 #define FINISH(state)                                                           \
   atomic {                                                                      \
     assert(ctl[SLOT(p)] == WORD(BUSY, LAP(p), cells, me));                      \
-    ctl[SLOT(p)] = WORD(state, LAP(p), cells, me);                              \
+    assert(DRAINED(me));                                                        \
+    late_word[me] = WORD(state, LAP(p), cells, me);                             \
+    late_slot[me] = SLOT(p) + 1;                                                \
     if                                                                          \
     :: state == COMMIT -> committed++                                           \
     :: else -> skip                                                             \
@@ -186,6 +208,7 @@ again:                                                                       /* 
      };
 #ifndef NO_HELPING
      atomic {                                                              /* Help */
+       DRAINED(me);
        if
        :: tail == p -> tail = p + v; MAY_DIE
        :: else -> skip
@@ -219,6 +242,7 @@ unclaimed:
      p / GRANULES <= scrubbed_lap + 2;    /* What the broker's schedule promises. */
 #endif
      atomic {                                                              /* The claim. */
+       DRAINED(me);
        if
        :: ctl[SLOT(p)] != v -> v = 0; goto again
        :: else ->
@@ -251,13 +275,13 @@ unclaimed:
      if
 #ifdef POLICIES
      :: record < RECORDS_OF(me) -> FINISH(COMMIT);                                /* Wake::kNone */
-        wait = LOAD(WAIT);
+        LOOK;
         if
         :: wait == p + 1 -> OWE
         :: else -> skip
         fi;
         wait = 0
-     :: FINISH(COMMIT); wait = LOAD(WAIT);                                 /* Wake::kForce */
+     :: FINISH(COMMIT); LOOK;                                              /* Wake::kForce */
         if
         :: wait != 0 -> WAKE(wait)
         :: else -> skip
@@ -278,7 +302,7 @@ no_room:
 #ifdef WAIT_ROOM
 #ifndef OWED_UNPAID_BEFORE_WAITING
      if                                   /* Who waits for room pays first. */
-     :: atomic { owed -> owed = false };
+     :: atomic { owed && DRAINED(me) -> owed = false };
         wait = LOAD(WAIT);
         if
         :: wait != 0 -> WAKE(wait)
@@ -288,6 +312,7 @@ no_room:
      :: !owed -> skip
      fi;
 #endif
+     DRAINED(me);
      wants_room[me] = true;               /* PrepareToWaitForRoom: locked, so a fence. */
      head = LOAD(HEAD);
      if
@@ -345,6 +370,15 @@ gone:
 #define WAKE_THE_ROOM_SLEEPERS skip
 #endif
 
+/* LightFence::Heavy: a fence here, and one somewhere in whatever each producer is doing. */
+#ifdef FENCE_HERE_ONLY
+#define HEAVY_FENCE FENCE(CONSUMER)
+#elif PRODUCERS > 1
+#define HEAVY_FENCE FENCE(CONSUMER); DRAINED(1); DRAINED(2)
+#else
+#define HEAVY_FENCE FENCE(CONSUMER); DRAINED(1)
+#endif
+
 #define READY (CLAIMS(v, head) && STATE(v) != BUSY)
 
 /* The bytes of a COMMIT are those of its owner, who gave them in order. */
@@ -399,7 +433,7 @@ proctype consumer() {
         fi;
         STORE(CONSUMER, WAIT, head + 1);                                     /* PrepareToWait */
 #ifndef NO_CONSUMER_FENCE
-        FENCE(CONSUMER);
+        HEAVY_FENCE;
 #endif
         v = ctl[SLOT(head)];
         if
@@ -421,7 +455,28 @@ end:       asleep_on == 0           /* May last for ever; the monitor says wheth
   od
 }
 
-/* The broker: Recover for each producer whose pidfd says that it is gone. */
+/* Late words arrive. By then nobody else has touched them (M5 of the code). */
+#define ARRIVE(producer)                                                        \
+  d_step {                                                                      \
+    !DRAINED(producer) ->                                                       \
+    assert(ctl[late_slot[producer] - 1] == ((late_word[producer] & ~3) | BUSY));\
+    ctl[late_slot[producer] - 1] = late_word[producer];                         \
+    late_slot[producer] = 0;                                                    \
+    late_word[producer] = 0                                                     \
+  }
+
+active proctype late_words() {
+end:
+  do
+  :: ARRIVE(1)
+#if PRODUCERS > 1
+  :: ARRIVE(2)
+#endif
+  od
+}
+
+/* The broker: Recover for each producer whose pidfd says that it is gone: then what it stored has
+   arrived (T4). */
 proctype recovery() {
   byte owner = 1, i, wait;
 end:
@@ -431,7 +486,7 @@ end:
   :: owner <= PRODUCERS ->
 #else
   :: owner <= PRODUCERS && ended[owner] -> owner++
-  :: owner <= PRODUCERS && dead[owner] ->
+  :: owner <= PRODUCERS && dead[owner] && DRAINED(owner) ->
 #endif
      do
      :: i == GRANULES -> break

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "shm/futex.h"
+#include "shm/light_fence.h"
 #include "shm/ring_layout.h"
 #include "tests/support/shm_ring.h"
 #include "tests/support/shm_shared_ring.h"
@@ -195,6 +196,25 @@ TEST(SharedReserveWake, WakesForTheAwaitedRecordOnly) {
   EXPECT_FALSE(consumer.PrepareToWait(kWaitingOnFutex)) << "there is something";
   consumer.ClearWaiting();
   EXPECT_THAT(Drain(consumer), ElementsAre("awaited", "later"));
+}
+
+TEST(SharedReserveWake, TakesAConsumerThatAsksForFencesForAwakeUntilItSleeps) {
+  SharedRing<> ring(4096);
+  SharedProducer producer = ring.MakeProducer(1);
+  const SharedConsumer consumer = ring.MakeConsumer();
+  Mapping cons = Mapping::Map(ring.sections().cons).value();
+  cons.Word<uint32_t>(kSharedHow).StoreRelaxed(kWaitingOnSocket);
+  auto& wait = cons.Word<uint64_t>(kSharedWait);
+  wait.StoreRelease(kFenceForMe);
+  const auto first = Fill(producer, "first");
+  EXPECT_FALSE(producer.Submit(*first, SharedWake::kForce).tell_socket) << "it is awake";
+  const auto second = Fill(producer, "second");
+  wait.StoreRelease(second->position | kSharedWaits | kFenceForMe);
+  EXPECT_TRUE(producer.Submit(*second).tell_socket);
+  EXPECT_EQ(producer.ledger().wakes, 1u);
+  EXPECT_TRUE(ring.broker().Recover(2).value().tell_socket) << "it sleeps";
+  wait.StoreRelease(kFenceForMe);
+  EXPECT_FALSE(ring.broker().Recover(2).value().tell_socket);
 }
 
 TEST(SharedReserveWake, WakesWhenTheAwaitedRecordIsDiscarded) {
