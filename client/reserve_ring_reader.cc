@@ -32,8 +32,8 @@ struct ReserveRingReader::Waiting {
     return reader.status().ok() ? reader.follow_status_ : reader.status();
   }
   bool PollPolitely() {
-    if (lanes() != nullptr || !reader.retired_.empty()) return HasRecords();
-    return shared().PollPolitely();
+    if (lanes() != nullptr) return lanes()->PollPolitely(reader.NowIfNeeded());
+    return reader.retired_.empty() ? shared().PollPolitely() : HasRecords();
   }
   bool PrepareToWait(uint32_t how) {
     if (lanes() == nullptr) {

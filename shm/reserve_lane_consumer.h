@@ -39,6 +39,7 @@
 #include "shm/light_fence.h"
 #include "shm/mapping.h"
 #include "shm/memfd.h"
+#include "shm/polite_pause.h"
 #include "shm/reserve_lane_layout.h"
 #include "shm/shared_record.h"
 
@@ -97,6 +98,14 @@ class LaneConsumer {
 
   // Records may be there: one look, without taking anything.
   bool HasRecords() { return left_ != 0 || RefreshTail(); }
+
+  // The same for a loop that polls. Where nothing is there it pauses, at most some microseconds,
+  // and looks again: each look costs the producer its cache line (polite_pause.h).
+  bool PollPolitely() {
+    if (left_ != 0) return true;
+    pause_.Take(sequence_);
+    return RefreshTail();
+  }
 
   // Before sleeping: says how to be woken (kWaitingOnFutex, kWaitingOnSocket), then looks once
   // more. True when nothing is there, so that sleeping is right; the flags stay until ClearWaiting.
@@ -231,6 +240,7 @@ class LaneConsumer {
   uint32_t lane_;
   uint32_t empty_looks_ = 0;
   LightFence fence_ = LightFence::ForThisProcess();
+  PolitePause pause_;
   bool clears_;
   bool poisoned_ = false;
 };

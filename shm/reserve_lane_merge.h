@@ -29,6 +29,7 @@
 
 #include "absl/status/status.h"
 #include "shm/futex.h"
+#include "shm/polite_pause.h"
 #include "shm/reserve_lane_consumer.h"
 #include "shm/shared_record.h"
 
@@ -63,6 +64,9 @@ class LaneMerge {
   // Next would give a record: a look at each lane, without taking anything. (Also true when a long
   // run of discards was cut short.)
   bool HasRecords(int64_t now_ns);
+  // The same for a loop that polls. Where nothing is there it pauses, at most some microseconds,
+  // and looks again: each look costs the producers their cache lines (polite_pause.h).
+  bool PollPolitely(int64_t now_ns);
   // Gives everything that was taken back to the producers; records die.
   void Release();
 
@@ -99,6 +103,8 @@ class LaneMerge {
   size_t turn_ = 0;  // kFair: whose batch this is. By stamp: whose records come in a row.
   uint64_t taken_in_turn_ = 0;  // Records (kFair) or ring bytes (by stamp).
   int64_t wake_time_ns_ = INT64_MAX;
+  PolitePause pause_;
+  bool polled_in_vain_ = false;
 };
 
 }  // namespace iob::shm

@@ -37,14 +37,15 @@
 //
 // Producers of one ring trust each other not to scribble. One that does can stall or spoil the
 // ring for all; what it cannot do is to make this class touch memory outside the ring, or not come
-// back: kCorrupt for words that cannot be, kBusy for words that do not hold still, kLost for a
-// claim that was overwritten. Of the consumer's words nothing is believed: a head that goes back,
+// back: kCorrupt for words that cannot be, kBusy for words that do not hold still, and for a claim
+// that was overwritten a submit that is not done (4 looks before it stores, so it can miss one that
+// comes in between). Of the consumer's words nothing is believed: a head that goes back,
 // is not aligned, or is ahead of what was claimed leaves the last good one in force, and the wait
 // word only ever names a slot to wake.
 //
 // Per record two read-modify-writes (1 and 2), no fence (light_fence.h), no allocation, and no
-// system call while the consumer is awake. Thread-compatible; one object per owner, one owner per process or thread. A
-// forked child does not inherit the mapping: it is another process.
+// system call while the consumer is awake. Thread-compatible; one object per owner, one owner per
+// process or thread. A forked child does not inherit the mapping: it is another process.
 #pragma once
 
 #include <cstddef>

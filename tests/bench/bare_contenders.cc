@@ -148,6 +148,10 @@ constexpr BareShape InBand(Consumption consumption) {
   shape.in_band = true;
   return shape;
 }
+constexpr BareShape Polite(BareShape shape) {
+  shape.polite = true;
+  return shape;
+}
 constexpr BareShape MaySleep(Consumption consumption) {
   BareShape shape = With(consumption);
   shape.may_sleep = true;
@@ -178,6 +182,12 @@ Contenders BareVariants() {
   Add<With(kZeroes, 256, 1)>(all, "zeroes, publishes 1", "as zeroes, each record published");
   Add<With(kZeroes, 256, 16, 0)>(all, "zeroes, releases at once", "as zeroes, released per look");
   Add<InBand(kZeroes)>(all, "in band", "as zeroes; no head: a length that is not 0 is a record");
+  Add<Polite(With(kReads))>(all, "reads, polite",
+                            "as reads; where nothing is there the consumer stays away for a while");
+  Add<Polite(With(kReads, 256, 1))>(all, "reads, publishes 1, polite",
+                                    "as reads, polite, each record published");
+  Add<Polite(With(kZeroes))>(all, "zeroes, polite", "as zeroes and polite");
+  Add<Polite(InBand(kZeroes))>(all, "in band, polite", "as in band and polite");
   return all;
 }
 

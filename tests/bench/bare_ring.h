@@ -31,6 +31,7 @@
 #include "shm/futex.h"
 #include "shm/mapping.h"
 #include "shm/memfd.h"
+#include "shm/polite_pause.h"
 #include "shm/result.h"
 #include "shm/ring_layout.h"
 
@@ -55,6 +56,7 @@ struct BareShape {
   bool producer_demotes = false;         // It pushes what it wrote to the cache that both share.
   bool in_band = false;  // The length word says that a record is there; needs kZeroes.
   bool may_sleep = false;
+  bool polite = false;  // The consumer pauses between looks as ours do (shm/polite_pause.h).
 };
 
 // Asks for a line as if to write it.
@@ -182,6 +184,9 @@ class BareConsumer {
   // Calls take(payload) for each record that is there; at most an eighth of the ring.
   template <typename Take>
   size_t Poll(Take take) {
+    if constexpr (kShape.polite) {
+      if (empty_) pause_.Take(taken_records_);
+    }
     if constexpr (!kShape.in_band) {
       if (next_ == head_) head_ = shared_head_->load(std::memory_order_acquire);
     }
@@ -207,6 +212,11 @@ class BareConsumer {
       }
     }
     if (kShape.release_divisor == 0 && taken != 0) Release();
+    if constexpr (kShape.polite) {
+      // It ended at the end of what is there, or at its share.
+      empty_ = next_ - start < kShape.ring_bytes / 8;
+      taken_records_ += taken;
+    }
     return taken;
   }
 
@@ -257,6 +267,9 @@ class BareConsumer {
   uint64_t head_ = 0;  // As last seen.
   uint64_t released_ = 0;
   uint64_t taken_ = 0;
+  shm::PolitePause pause_;
+  uint64_t taken_records_ = 0;
+  bool empty_ = false;
 };
 
 }  // namespace iob::bench

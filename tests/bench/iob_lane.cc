@@ -74,10 +74,14 @@ class Lane {
                                  {.clears = kClears, .lane = 0}));
       return Receiver(std::move(consumer));
     }
-    void Begin(const Round& round) { copy_.resize(round.payload_bytes); }
+    void Begin(const Round& round) {
+      copy_.resize(round.payload_bytes);
+      spins_ = round.waiting == Waiting::kSpin;
+    }
     template <typename Take>
     size_t Poll(Take take) {
       constexpr uint64_t kBytesPerLook = kCapacityBytes / 8;
+      if (spins_ && !consumer_.PollPolitely()) return 0;
       size_t taken = 0;
       uint64_t bytes = 0;
       shm::SharedRecord record;
@@ -104,6 +108,7 @@ class Lane {
     explicit Receiver(shm::LaneConsumer consumer) : consumer_(std::move(consumer)) {}
     shm::LaneConsumer consumer_;
     std::vector<std::byte> copy_;
+    bool spins_ = true;
   };
 
  private:

@@ -57,6 +57,20 @@ class Merge : public ::testing::Test {
   std::unique_ptr<LaneMerge> merge_;
 };
 
+TEST_F(Merge, FindsWhatComesWhileItPollsPolitely) {
+  UseLanes(2, {});
+  EXPECT_FALSE(merge_->PollPolitely(0));
+  EXPECT_FALSE(merge_->PollPolitely(0)) << "looks after the pause only, and finds nothing";
+  Put(1, "late");
+  EXPECT_TRUE(merge_->PollPolitely(0));
+  EXPECT_TRUE(merge_->PollPolitely(0)) << "nobody has taken it";
+  EXPECT_THAT(Drain(), ElementsAre("late"));
+  EXPECT_FALSE(merge_->PollPolitely(0));
+  ASSERT_TRUE(merge_->Remove(1).has_value());
+  Put(0, "after a lane and its counts have gone");
+  EXPECT_TRUE(merge_->PollPolitely(0));
+}
+
 TEST_F(Merge, GivesEachLaneItsBatchInTurn) {
   UseLanes(3, {.order = LaneOrder::kFair, .batch_records = 2, .hold_back_ns = 0});
   for (const char* text : {"a1", "a2", "a3", "a4", "a5"}) Put(0, text);

@@ -198,6 +198,20 @@ TEST(SharedReserveWake, WakesForTheAwaitedRecordOnly) {
   EXPECT_THAT(Drain(consumer), ElementsAre("awaited", "later"));
 }
 
+TEST(SharedReserveWake, FindsWhatComesWhileTheConsumerPollsPolitely) {
+  SharedRing<> ring(4096);
+  SharedProducer producer = ring.MakeProducer(1);
+  SharedConsumer consumer = ring.MakeConsumer();
+  EXPECT_FALSE(consumer.PollPolitely());
+  const auto reservation = Fill(producer, "late");
+  EXPECT_FALSE(consumer.PollPolitely()) << "claimed only";
+  EXPECT_TRUE(producer.Submit(*reservation).done);
+  EXPECT_TRUE(consumer.PollPolitely());
+  EXPECT_TRUE(consumer.PollPolitely()) << "nobody has taken it";
+  EXPECT_THAT(Drain(consumer), ElementsAre("late"));
+  EXPECT_FALSE(consumer.PollPolitely());
+}
+
 TEST(SharedReserveWake, TakesAConsumerThatAsksForFencesForAwakeUntilItSleeps) {
   SharedRing<> ring(4096);
   SharedProducer producer = ring.MakeProducer(1);
