@@ -7,6 +7,7 @@ Contenders IobContenders() {
   AddMediatedRing(all);
   AddLanes(all);
   AddSharedRing(all);
+  AddLatest(all);
   AddSubmissionQueue(all);
   return all;
 }

@@ -11,6 +11,8 @@ void AddMediatedRing(Contenders& contenders);
 void AddLanes(Contenders& contenders);
 // The reserve ring of many producers.
 void AddSharedRing(Contenders& contenders);
+// Broadcast and slot.
+void AddLatest(Contenders& contenders);
 // A mediated write from end to end, without the daemon around it.
 void AddSubmissionQueue(Contenders& contenders);
 

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <array>
 #include <memory>
 #include <optional>
@@ -15,15 +16,18 @@
 namespace iob::bench {
 namespace {
 
-constexpr uint64_t kCapacityBytes = 256 << 10;
+// Of a record that is handed over untouched.
+constexpr uint64_t kTouchedBytesMax = 64;
 constexpr int64_t kSleepNs = 50'000'000;
 
 // The producer writes in place. The consumer copies each payload out before it looks at it, because
-// the producer may go on writing it.
-template <bool kClears, uint64_t kPublishRecords>
+// the producer may go on writing it. With kHandedOverBytes, each record is that long, whatever the
+// payload: the rest of it is handed over untouched.
+template <bool kClears, uint64_t kPublishRecords, uint64_t kHandedOverBytes = 0>
 class Lane {
  public:
   static constexpr uint64_t kBatch = kPublishRecords;
+  static constexpr uint64_t kCapacityBytes = kHandedOverBytes == 0 ? 256 << 10 : 16 << 20;
 
   absl::Status Setup() {
     IOB_ASSIGN_OR_RETURN(const shm::LaneLayout layout,
@@ -52,8 +56,10 @@ class Lane {
     void Begin(const Round&) {}
     bool TrySend(std::span<const std::byte> payload) {
       shm::LaneReservation reservation;
-      if (producer_.Reserve(payload.size(), &reservation) != shm::LaneReserveOutcome::kReserved)
+      if (producer_.Reserve(std::max(payload.size(), kHandedOverBytes), &reservation) !=
+          shm::LaneReserveOutcome::kReserved) {
         return false;
+      }
       std::memcpy(reservation.bytes().data(), payload.data(), payload.size());
       producer_.SubmitDeferred(reservation);
       return true;
@@ -90,7 +96,7 @@ class Lane {
                                         std::min(copy_.size(), record.payload.size()));
         record.payload.CopyOut(0, copy);
         take(std::span<const std::byte>(copy));
-        bytes += shm::RecordBytes(copy.size());
+        bytes += shm::RecordBytes(record.payload.size());
         taken += 1;
       }
       if (taken != 0) consumer_.Release();
@@ -117,9 +123,10 @@ class Lane {
   std::optional<shm::SealedMemfd> control_memfd_;
 };
 
-template <bool kClears, uint64_t kPublishRecords>
+template <bool kClears, uint64_t kPublishRecords, uint64_t kHandedOverBytes = 0>
 void Add(Contenders& contenders, std::string name, std::string meaning) {
-  contenders.push_back(std::make_unique<OneWay<Lane<kClears, kPublishRecords>>>(
+  using Transport = Lane<kClears, kPublishRecords, kHandedOverBytes>;
+  contenders.push_back(std::make_unique<OneWay<Transport>>(
       Traits{.name = std::move(name),
              .meaning = std::move(meaning),
              .family = Family::kOurs,
@@ -127,7 +134,8 @@ void Add(Contenders& contenders, std::string name, std::string meaning) {
              .there_and_back = false,
              .can_spin = true,
              .can_sleep = true,
-             .payload_bytes_max = kCapacityBytes / 4}));
+             .payload_bytes_max =
+                 kHandedOverBytes == 0 ? Transport::kCapacityBytes / 4 : kTouchedBytesMax}));
 }
 
 }  // namespace
@@ -137,6 +145,8 @@ void AddLanes(Contenders& contenders) {
                  "reserve, write in place, submit; published by 16; the consumer copies out of a "
                  "read-only mapping");
   Add<true, 16>(contenders, "lane, clears", "the lane whose consumer zeroes what it has read");
+  Add<false, 1, 1 << 20>(contenders, "lane, 1 MiB in place",
+                         "each record is 1 MiB, of which only the payload is touched");
   Add<true, 1>(contenders, "lane, clears, publishes 1", "as above, each record published");
 }
 
