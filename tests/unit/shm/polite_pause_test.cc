@@ -48,9 +48,8 @@ TEST(PolitePause, ForgetsAStreamThatHasEnded) {
   uint64_t taken = 0;
   ASSERT_EQ(AfterStream(pause, taken, 100), kMax);
   int64_t sum_ns = 0;
-  while (const int64_t pause_ns = pause.NextNs(taken)) {
-    sum_ns += pause_ns;
-    if (pause_ns == kMin) break;
+  for (int64_t pause_ns = kMax; pause_ns > kMin && sum_ns < kMax; sum_ns += pause_ns) {
+    pause_ns = pause.NextNs(taken);
   }
   EXPECT_LT(sum_ns, kMax) << "half of it each time";
   EXPECT_EQ(pause.NextNs(taken), kMin);
