@@ -13,7 +13,7 @@
 // can play the peer between any two loads; each shared store calls a hook of its own, so that a
 // test can run threads in an order that it chooses, or stop one at any step.
 //
-// This file and mapping.* are the ones to audit for memory safety.
+// This file, mapping.*, window.* and fallible_copy.* are the ones to audit for memory safety.
 #pragma once
 
 #include <atomic>

@@ -11,7 +11,7 @@
 //   A3  The destructor unmaps everything; references into it die with it.
 //
 // Read-only is a type, not a flag: a ReadOnlyMapping has no way to hand out a writable reference.
-// Thread-compatible. This file and hostile.h are the ones to audit for memory safety.
+// Thread-compatible. See hostile.h for the files to audit for memory safety.
 #pragma once
 
 #include <cstddef>

@@ -19,6 +19,8 @@ struct Exception {
 
 constexpr Exception kExceptions[] = {
     {"cast", "shm/hostile.h", "turns bounded addresses into shared words"},
+    {"cast", "shm/window.", "turns bounded addresses into single accesses"},
+    {"cast", "shm/fallible_copy.", "asks where in its page an address is"},
     {"cast", "shm/fd_channel.cc", "sockaddr"},
     {"cast", "shm/futex.cc", "futex_waitv carries addresses as u64"},
     {"cast", "server/runtime_dir.cc", "sockaddr"},
@@ -39,6 +41,8 @@ constexpr Exception kExceptions[] = {
     {"shared_ptr", "client/slot.", "an endpoint and its regions end in any order"},
     {"shared_ptr", "client/internal/grants.",
      "a renewed ring's memory has the ring and the endpoint"},
+    {"shared_ptr", "client/window.", "an endpoint, its windows and their slices end in any order"},
+    {"shared_ptr", "client/acquired_range.", "an endpoint and its ranges end in any order"},
     {"shared_ptr", "client/internal/queue_writer.", "an endpoint and its rings end in any order"},
     {"shared_ptr", "client/internal/socket_writer.", "an endpoint and its rings end in any order"},
     {"shared_ptr", "client/iobctl/", "CLI11 copies its callbacks, and what they capture"},
