@@ -1,6 +1,10 @@
 #include "client/endpoint.h"
 
+#include <fcntl.h>
+
+#include <algorithm>
 #include <array>
+#include <cerrno>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -68,6 +72,43 @@ absl::Status AccessDenied(uint32_t region_index, const char* right) {
                     "ACCESS_DENIED");
 }
 
+absl::Status OutOfRegion(const GrantedRegion& region, uint64_t offset_bytes,
+                         uint64_t length_bytes) {
+  return WithReason(absl::OutOfRangeError(absl::StrCat(length_bytes, " bytes at offset ",
+                                                       offset_bytes, " leave region ", region.index,
+                                                       " of ", region.size_bytes)),
+                    "OUT_OF_RANGE");
+}
+
+// A range that may be asked for.
+absl::Status CheckRange(const GrantedRegion& region, const ByteRange& range) {
+  if (range.length_bytes == 0) {
+    return WithReason(absl::InvalidArgumentError("a range of no bytes"), "INVALID_ARGUMENT");
+  }
+  const uint64_t end_max = std::min(region.size_bytes, shm::kRangeEndMax);
+  if (range.offset_bytes > end_max || range.length_bytes > end_max - range.offset_bytes) {
+    return OutOfRegion(region, range.offset_bytes, range.length_bytes);
+  }
+  return absl::OkStatus();
+}
+
+// What is in the way of `range`, as far as it still is.
+absl::Status RangeTaken(const shm::RangeLocks& locks, uint32_t region_index,
+                        const ByteRange& range) {
+  std::string message = absl::StrCat(range.length_bytes, " bytes at offset ", range.offset_bytes,
+                                     " of region ", region_index, " are taken");
+  const absl::StatusOr<std::vector<RangeHold>> holds = locks.List(range);
+  if (holds.ok() && !holds->empty()) {
+    const RangeHold& hold = holds->front();
+    absl::StrAppend(&message, ": ", hold.range.length_bytes, " bytes at ", hold.range.offset_bytes,
+                    hold.mode == RangeMode::kShared ? " are shared" : " are held exclusively");
+    if (hold.claimed_pid != 0) {
+      absl::StrAppend(&message, " by who says it is pid ", hold.claimed_pid);
+    }
+  }
+  return WithReason(absl::PermissionDeniedError(message), kReasonRangeTaken);
+}
+
 // Nothing without WAIT.
 absl::StatusOr<std::optional<shm::SignalLine>> MapSignal(const Grants& grants) {
   if (!grants.signal) return std::optional<shm::SignalLine>();
@@ -98,6 +139,7 @@ class Endpoint::Impl {
       : info_(ToInfo(grants)),
         regions_(std::move(grants.regions)),
         readers_(regions_.size()),
+        range_locks_(regions_.size()),
         queues_(grants.queues),
         connection_(std::move(connection)) {}
   ~Impl() { Close(); }
@@ -112,6 +154,15 @@ class Endpoint::Impl {
   absl::StatusOr<const GrantedRegion*> Find(uint32_t region_index, Discipline discipline) const;
 
   absl::StatusOr<MappedRegion> Map(const GrantedRegion& region, const RegionWindow& window) const;
+  // Any bytes, by way of the pages around them.
+  absl::StatusOr<shm::AddressRange> MapAround(const GrantedRegion& region,
+                                              const RegionWindow& window) const;
+
+  // The ranges that are held in a region with memory, or of none yet.
+  absl::StatusOr<std::shared_ptr<shm::RangeLocks>> Locks(const GrantedRegion& region) const;
+  void KeepLocks(uint32_t region_index, const std::shared_ptr<shm::RangeLocks>& locks) {
+    range_locks_[region_index] = locks;
+  }
 
   // What an open reader holds, so that there is one per ring.
   absl::StatusOr<std::shared_ptr<void>> ClaimReader(uint32_t region_index) {
@@ -139,6 +190,8 @@ class Endpoint::Impl {
   AttachedInfo info_;
   std::vector<GrantedRegion> regions_;
   std::vector<std::weak_ptr<void>> readers_;
+  // As long as a range is held: one table for all ranges, because they share a description.
+  std::vector<std::weak_ptr<shm::RangeLocks>> range_locks_;
   bool queues_;  // The broker makes submission queues.
   std::shared_ptr<Connection> connection_;
 };
@@ -170,6 +223,32 @@ absl::StatusOr<MappedRegion> Endpoint::Impl::Map(const GrantedRegion& region,
                                                  const RegionWindow& window) const {
   IOB_ASSIGN_OR_RETURN(shm::AddressRange range, MapWindow(region, info_.rights, window));
   return MappedRegion(std::move(range), window.offset_bytes, Has(window.prot, Prot::kWrite));
+}
+
+absl::StatusOr<shm::AddressRange> Endpoint::Impl::MapAround(const GrantedRegion& region,
+                                                            const RegionWindow& window) const {
+  const uint64_t before_bytes = window.offset_bytes % shm::PageBytes();
+  RegionWindow around = window;
+  around.offset_bytes -= before_bytes;
+  // Nothing stays nothing, and what is too much stays too much.
+  if (window.length_bytes != 0) {
+    around.length_bytes += std::min(before_bytes, UINT64_MAX - window.length_bytes);
+  }
+  absl::StatusOr<shm::AddressRange> range = MapWindow(region, info_.rights, around);
+  if (absl::IsOutOfRange(range.status())) {
+    return OutOfRegion(region, window.offset_bytes, window.length_bytes);
+  }
+  return range;
+}
+
+absl::StatusOr<std::shared_ptr<shm::RangeLocks>> Endpoint::Impl::Locks(
+    const GrantedRegion& region) const {
+  std::shared_ptr<shm::RangeLocks> locks = range_locks_[region.index].lock();
+  if (locks != nullptr) return locks;
+  // It outlives the endpoint's own descriptor when a range does.
+  shm::UniqueFd fd(::fcntl(region.data->memfd.fd(), F_DUPFD_CLOEXEC, 0));
+  if (!fd.valid()) return shm::ErrnoStatus(errno, "dup of a section");
+  return std::make_shared<shm::RangeLocks>(std::move(fd));
 }
 
 absl::StatusOr<const GrantedRegion*> Endpoint::Impl::FindDirect(uint32_t region_index,
@@ -229,6 +308,49 @@ absl::StatusOr<MappedRegion> Endpoint::Map(uint32_t region_index, uint64_t offse
   IOB_ASSIGN_OR_RETURN(const GrantedRegion* region, impl_->Find(region_index));
   return impl_->Map(*region,
                     {.offset_bytes = offset_bytes, .length_bytes = length_bytes, .prot = prot});
+}
+
+absl::StatusOr<Window> Endpoint::OpenWindow(uint32_t region_index) const {
+  IOB_ASSIGN_OR_RETURN(const GrantedRegion* region, impl_->Find(region_index, Discipline::kNone));
+  return OpenWindow(region_index, 0, region->size_bytes, WidestProt(*region, info().rights));
+}
+
+absl::StatusOr<Window> Endpoint::OpenWindow(uint32_t region_index, uint64_t offset_bytes,
+                                            uint64_t length_bytes, Prot prot) const {
+  IOB_ASSIGN_OR_RETURN(const GrantedRegion* region, impl_->Find(region_index));
+  IOB_ASSIGN_OR_RETURN(
+      shm::AddressRange range,
+      impl_->MapAround(*region,
+                       {.offset_bytes = offset_bytes, .length_bytes = length_bytes, .prot = prot}));
+  const uint64_t before_bytes = offset_bytes % shm::PageBytes();
+  const Window around(std::move(range), offset_bytes - before_bytes, Has(prot, Prot::kWrite));
+  return around.Slice(before_bytes, length_bytes);
+}
+
+absl::StatusOr<AcquiredRange> Endpoint::Acquire(uint32_t region_index, uint64_t offset_bytes,
+                                                uint64_t length_bytes, RangeMode mode) {
+  IOB_ASSIGN_OR_RETURN(const GrantedRegion* region, impl_->Find(region_index, Discipline::kNone));
+  const ByteRange range{.offset_bytes = offset_bytes, .length_bytes = length_bytes};
+  const bool exclusive = mode == RangeMode::kExclusive;
+  const Prot prot = exclusive ? Prot::kRead | Prot::kWrite : Prot::kRead;
+  // A region of no bytes is readable without memory; no range of it passes the check.
+  IOB_RETURN_IF_ERROR(CheckProt(*region, info().rights, prot));
+  IOB_RETURN_IF_ERROR(CheckRange(*region, range));
+  // Before the lock, so that a failure to map takes nothing.
+  IOB_ASSIGN_OR_RETURN(Window window, OpenWindow(region_index, offset_bytes, length_bytes, prot));
+  IOB_ASSIGN_OR_RETURN(std::shared_ptr<shm::RangeLocks> locks, impl_->Locks(*region));
+  IOB_ASSIGN_OR_RETURN(const bool locked, locks->TryLock(range, mode));
+  if (!locked) return RangeTaken(*locks, region_index, range);
+  impl_->KeepLocks(region_index, locks);
+  return AcquiredRange(std::move(locks), range, mode, std::move(window));
+}
+
+absl::StatusOr<std::vector<RangeHold>> Endpoint::RangeHolds(uint32_t region_index) const {
+  IOB_ASSIGN_OR_RETURN(const GrantedRegion* region, impl_->Find(region_index, Discipline::kNone));
+  IOB_RETURN_IF_ERROR(CheckProt(*region, info().rights, Prot::kRead));
+  if (!region->data) return std::vector<RangeHold>();
+  IOB_ASSIGN_OR_RETURN(const std::shared_ptr<shm::RangeLocks> locks, impl_->Locks(*region));
+  return locks->List({.offset_bytes = 0, .length_bytes = region->size_bytes});
 }
 
 absl::StatusOr<RingReader> Endpoint::OpenReader(uint32_t region_index) {

@@ -10,9 +10,9 @@
 //
 // Destroying an Endpoint closes it. What was opened from it may outlive it: a RingReader can still
 // drain its memory and an IdAllocator read its blobs, while a RingWriter and an allocation answer
-// DETACHED. Readers and MappedRegions keep their memory mapped, so for the broker and the peer the
-// endpoint is closed when the last of them is gone. If the process dies instead, the broker finds
-// out by itself and says so to the other endpoint.
+// DETACHED. Readers, Windows and MappedRegions keep their memory mapped, so for the broker and the
+// peer the endpoint is closed when the last of them is gone. If the process dies instead, the
+// broker finds out by itself and says so to the other endpoint.
 //
 // An endpoint of a handle without the right WAIT is told nothing: it has no signals and no events,
 // and its peer seems to live for ever. Everything else works the same.
@@ -40,6 +40,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "client/acquired_range.h"
 #include "client/broadcast.h"
 #include "client/endpoint_event.h"
 #include "client/id_allocator.h"
@@ -50,6 +51,7 @@
 #include "client/ring_writer.h"
 #include "client/slot.h"
 #include "client/types.h"
+#include "client/window.h"
 #include "shm/mapping.h"
 
 namespace iob {
@@ -178,6 +180,35 @@ class Endpoint {
   //   others          not in one range: UNIMPLEMENTED / UNSUPPORTED. Open them.
   absl::StatusOr<MappedRegion> Map(uint32_t region_index, uint64_t offset_bytes,
                                    uint64_t length_bytes, Prot prot) const;
+
+  // The same two, seen through a Window, which checks every access. Here `offset_bytes` and
+  // `length_bytes` are any bytes of the region: the pages around them are mapped, and the window
+  // ends where they end. Errors as Map, but for offsets that are not whole pages.
+  absl::StatusOr<Window> OpenWindow(uint32_t region_index) const;
+  absl::StatusOr<Window> OpenWindow(uint32_t region_index, uint64_t offset_bytes,
+                                    uint64_t length_bytes, Prot prot) const;
+
+  // Bytes of a region without a discipline for this holder alone, or shared with other readers, as
+  // long as the answer lives; see acquired_range.h for what that means. The first check that fails
+  // is the answer:
+  //   FAILED_PRECONDITION / DETACHED            closed
+  //   OUT_OF_RANGE                              no such region
+  //   FAILED_PRECONDITION / WRONG_DISCIPLINE    the region has one
+  //   PERMISSION_DENIED / ACCESS_DENIED         no right to map it for reading; exclusive: for
+  //                                             writing
+  //   INVALID_ARGUMENT                          no bytes
+  //   OUT_OF_RANGE                              it ends beyond the region, or beyond 2^40
+  //   PERMISSION_DENIED / RANGE_TAKEN           a part of it is held, exclusively or, if this one
+  //                                             shall be exclusive, at all; nothing was taken
+  //   UNAVAILABLE, RESOURCE_EXHAUSTED           the kernel has no room
+  absl::StatusOr<AcquiredRange> Acquire(uint32_t region_index, uint64_t offset_bytes,
+                                        uint64_t length_bytes, RangeMode mode);
+
+  // Who holds which ranges of such a region, by offset, this Endpoint included; at most 1024 of
+  // them. What the kernel knows is which bytes are locked and how. Who it is, the holder says
+  // itself: its pid, in its own pid namespace; 0 when it says nothing. It is old when it is told.
+  //   DETACHED, OUT_OF_RANGE, WRONG_DISCIPLINE, ACCESS_DENIED    as Acquire, for reading
+  absl::StatusOr<std::vector<RangeHold>> RangeHolds(uint32_t region_index) const;
 
   // The consumer of a mediated ring; needs map-read and map-write. Errors as Map, and
   //   FAILED_PRECONDITION / WRONG_DISCIPLINE    the ring overwrites its oldest records, so that

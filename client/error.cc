@@ -37,6 +37,8 @@ constexpr std::string_view kReasons[] = {
     kReasonRevoked,
     kReasonDetached,
     kReasonTooLarge,
+    kReasonRangeTaken,
+    kReasonFault,
 };
 
 }  // namespace

@@ -22,6 +22,10 @@ inline constexpr std::string_view kReasonRevoked = "REVOKED";
 inline constexpr std::string_view kReasonDetached = "DETACHED";
 // More than the caller asked for. Code RESOURCE_EXHAUSTED.
 inline constexpr std::string_view kReasonTooLarge = "TOO_LARGE";
+// Bytes that somebody holds a range of. Code PERMISSION_DENIED.
+inline constexpr std::string_view kReasonRangeTaken = "RANGE_TAKEN";
+// The memory itself is not there any more. Code DATA_LOSS.
+inline constexpr std::string_view kReasonFault = "FAULT";
 
 // The reason of an error: a static string, "" when the status carries none, and "UNKNOWN" for a
 // reason that this version of the library has not heard of (ReasonText has it).

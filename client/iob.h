@@ -2,9 +2,11 @@
 // to them, StatsWatch how much, Endpoint holds one end of a buffer, RingReader and RingWriter move
 // records, IdAllocator turns blobs into numbers. ReserveRingWriter and ReserveRingReader,
 // BroadcastWriter and BroadcastFollower, SlotWriter and SlotReader do so without the broker on the
-// way. See each header.
+// way. A Window reads and writes a region's bytes with every access checked, an AcquiredRange holds
+// some of them alone. See each header.
 #pragma once
 
+#include "client/acquired_range.h"       // IWYU pragma: export
 #include "client/broadcast.h"            // IWYU pragma: export
 #include "client/broker.h"               // IWYU pragma: export
 #include "client/endpoint.h"             // IWYU pragma: export
@@ -20,3 +22,4 @@
 #include "client/slot.h"                 // IWYU pragma: export
 #include "client/stats_watch.h"          // IWYU pragma: export
 #include "client/types.h"                // IWYU pragma: export
+#include "client/window.h"               // IWYU pragma: export

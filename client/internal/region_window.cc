@@ -40,25 +40,6 @@ Prot Granted(const GrantedRegion& region, HandleRights handle) {
   return writable ? Prot::kRead | Prot::kWrite : Prot::kRead;
 }
 
-absl::Status CheckProt(const GrantedRegion& region, HandleRights handle, Prot prot) {
-  if (!region.access.For(EndpointId::kEp0).may_map() || !handle.map()) {
-    return Denied(region, "map");
-  }
-  if (!Has(prot, Prot::kRead)) {
-    return Invalid(absl::StrCat("a mapping for ", ToString(prot), ": it must be readable"));
-  }
-  const Prot granted = Granted(region, handle);
-  if (!Has(granted, Prot::kRead)) return Denied(region, "map and read");
-  if (Has(prot, Prot::kWrite) && !Has(granted, Prot::kWrite)) {
-    return Denied(region, "map and write");
-  }
-  if (Has(prot, Prot::kExecute)) return Denied(region, "execute");
-  if (!Has(Prot::kRead | Prot::kWrite, prot)) {
-    return Invalid(absl::StrCat("a mapping for ", ToString(prot)));
-  }
-  return absl::OkStatus();
-}
-
 // The window's length in whole pages.
 absl::StatusOr<uint64_t> CheckRange(uint64_t region_bytes, const RegionWindow& window) {
   const uint64_t offset_bytes = window.offset_bytes;
@@ -107,6 +88,25 @@ absl::StatusOr<shm::AddressRange> MapRing(const GrantedRegion& region, uint64_t 
 }
 
 }  // namespace
+
+absl::Status CheckProt(const GrantedRegion& region, HandleRights handle, Prot prot) {
+  if (!region.access.For(EndpointId::kEp0).may_map() || !handle.map()) {
+    return Denied(region, "map");
+  }
+  if (!Has(prot, Prot::kRead)) {
+    return Invalid(absl::StrCat("a mapping for ", ToString(prot), ": it must be readable"));
+  }
+  const Prot granted = Granted(region, handle);
+  if (!Has(granted, Prot::kRead)) return Denied(region, "map and read");
+  if (Has(prot, Prot::kWrite) && !Has(granted, Prot::kWrite)) {
+    return Denied(region, "map and write");
+  }
+  if (Has(prot, Prot::kExecute)) return Denied(region, "execute");
+  if (!Has(Prot::kRead | Prot::kWrite, prot)) {
+    return Invalid(absl::StrCat("a mapping for ", ToString(prot)));
+  }
+  return absl::OkStatus();
+}
 
 absl::StatusOr<shm::AddressRange> MapWindow(const GrantedRegion& region, HandleRights handle,
                                             const RegionWindow& window) {

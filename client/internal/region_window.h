@@ -11,6 +11,7 @@
 
 #include <cstdint>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "client/internal/grants.h"
 #include "client/types.h"
@@ -27,6 +28,9 @@ struct RegionWindow {
 // Maps it. The checks, in this order, are those of Endpoint::Map.
 absl::StatusOr<shm::AddressRange> MapWindow(const GrantedRegion& region, HandleRights handle,
                                             const RegionWindow& window);
+
+// Those of them that are about rights: whether a window for `prot` can be had at all.
+absl::Status CheckProt(const GrantedRegion& region, HandleRights handle, Prot prot);
 
 // The widest that a window of this region may be: for writing where that is allowed.
 Prot WidestProt(const GrantedRegion& region, HandleRights handle);
