@@ -25,7 +25,7 @@ constexpr const char* kFooter =
     "  4   write: records were lost\n"
     "  5   wait: the time ran out\n"
     "  69  the daemon cannot be reached\n"
-    "  130 write, wait, id: interrupted";
+    "  130 write, wait, id, map-dump: interrupted";
 
 using Add = void (*)(CLI::App* app, const Globals* globals, Command* selected);
 
@@ -41,6 +41,7 @@ void AddCommands(CLI::App* app, const Globals* globals, Command* selected) {
   add_group("Buffers", {AddCreate, AddList, AddStat, AddName, AddRemove});
   add_group("Records", {AddWrite, AddTail});
   add_group("Ids", {AddId});
+  add_group("Memory", {AddPeek, AddPoke, AddMapDump, AddWho});
   add_group("Signals and events", {AddSignal, AddWait, AddWatch});
   add_group("Daemon", {AddHealth, AddDoctor});
 }

@@ -4,6 +4,8 @@
 //     objects_helper shared              two buffers "one" and "two" on one region object
 //     objects_helper many N              N buffers "many-00001", ... of next to nothing
 //     objects_helper damage NAME         spoils the id allocator in region 0, through ep0
+//     objects_helper hold NAME           holds bytes 0 to 99 of region 0 exclusively, through ep0,
+//                                        and bytes 4096 to 4103 shared
 //
 // Prints a line when it is done; what it made lives until its stdin ends.
 #include <unistd.h>
@@ -14,6 +16,8 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_format.h"
 #include "client/iob.h"
@@ -58,11 +62,24 @@ absl::StatusOr<std::string> Damage(Broker* broker, const std::string& name) {
   return std::string("damaged");
 }
 
+absl::StatusOr<std::string> Hold(Broker* broker, const std::string& name) {
+  static absl::StatusOr<Endpoint> endpoint = absl::UnknownError("not yet");
+  static std::vector<AcquiredRange> held;
+  endpoint = broker->OpenEndpoint(name, EndpointId::kEp0);
+  IOB_RETURN_IF_ERROR(endpoint.status());
+  IOB_ASSIGN_OR_RETURN(AcquiredRange alone, endpoint->Acquire(0, 0, 100, RangeMode::kExclusive));
+  IOB_ASSIGN_OR_RETURN(AcquiredRange shared, endpoint->Acquire(0, 4096, 8, RangeMode::kShared));
+  held.push_back(std::move(alone));
+  held.push_back(std::move(shared));
+  return absl::StrFormat("%d", ::getpid());
+}
+
 absl::StatusOr<std::string> Run(Broker* broker, std::string_view what,
                                 const std::string& argument) {
   if (what == "shared") return MakeShared(broker);
   if (what == "many") return MakeMany(broker, std::atoi(argument.c_str()));
   if (what == "damage") return Damage(broker, argument);
+  if (what == "hold") return Hold(broker, argument);
   return absl::InvalidArgumentError("see the file's header");
 }
 
