@@ -141,6 +141,7 @@ class Broker {
   //   OUT_OF_RANGE         more than 64 regions, a region over the limit
   //   UNAUTHENTICATED / BAD_HANDLE, FAILED_PRECONDITION / WRONG_OBJECT  of a shared_region
   //   ALREADY_EXISTS / NAME_TAKEN
+  //   FAILED_PRECONDITION / PLACEMENT  a required placement cannot be had on that machine
   absl::StatusOr<CreatedBuffer> CreateBuffer(const CreateOptions& options);
 
   // A region object that many buffers can refer to (zx_iob_create_shared_region), for
@@ -148,8 +149,10 @@ class Broker {
   // left.
   //   INVALID_ARGUMENT     0 bytes, or not whole pages; a buffer can use it from two pages on
   //   OUT_OF_RANGE         over the size limit of a mediated ring
+  //   FAILED_PRECONDITION / PLACEMENT
   absl::StatusOr<CreatedSharedRegion> CreateSharedRegion(
-      uint64_t size_bytes, std::chrono::milliseconds lease = std::chrono::milliseconds(0));
+      uint64_t size_bytes, std::chrono::milliseconds lease = std::chrono::milliseconds(0),
+      const Placement& placement = {});
 
   // A new handle to, a ticket for, or an attachment of an endpoint of a named buffer.
   //   NOT_FOUND                          no such name, or the caller may not know of it

@@ -7,6 +7,7 @@
 #include "client/internal/attach_wire.h"
 #include "client/internal/broker_impl.h"
 #include "client/internal/event_stream.h"
+#include "client/internal/placement_wire.h"
 #include "client/internal/request_id.h"
 #include "client/internal/wire_types.h"
 #include "shm/result.h"
@@ -44,12 +45,14 @@ Request SignalsRequest(const Handle& handle, uint32_t clear, uint32_t set) {
 }  // namespace
 
 absl::StatusOr<CreatedSharedRegion> Broker::CreateSharedRegion(uint64_t size_bytes,
-                                                               milliseconds lease) {
+                                                               milliseconds lease,
+                                                               const Placement& placement) {
   v1::CreateSharedRegionRequest request;
   request.set_request_id(NewRequestId());
   request.set_size_bytes(size_bytes);
   IOB_ASSIGN_OR_RETURN(const uint32_t lease_ms, LeaseToWire(lease));
   request.set_lease_ms(lease_ms);
+  if (placement != Placement()) ToWire(placement, request.mutable_placement());
   v1::CreateSharedRegionResponse response;
   IOB_RETURN_IF_ERROR(
       impl_->Call(&v1::BrokerService::Stub::CreateSharedRegion, request, &response));

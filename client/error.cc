@@ -33,6 +33,7 @@ constexpr std::string_view kReasons[] = {
     "INTERNAL",
     "WRONG_OBJECT",
     "REGION_FULL",
+    "PLACEMENT",
     kReasonDisconnected,
     kReasonRevoked,
     kReasonDetached,

@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "client/placement.h"
 #include "shm/access.h"
 #include "shm/mediated_ring_writer.h"
 #include "shm/ring_layout.h"
@@ -215,6 +216,7 @@ struct RegionSpec {
   // Discipline slot: bytes of the value, for which a size of 0 is made to measure. 0: as much as
   // the size holds four times.
   uint64_t slot_value_bytes = 0;
+  Placement placement = {};  // Type private; a shared region was placed when it was made.
 };
 
 // A mediated ring that ep0 consumes (map-read, map-write) and ep1 writes (mediated-write).
@@ -260,6 +262,7 @@ struct RegionInfo {
   std::optional<MediatedRingOptions> mediated_ring = std::nullopt;
   std::optional<ReserveRingOptions> reserve_ring = std::nullopt;  // What was 0 is filled in.
   std::optional<uint64_t> slot_value_bytes = std::nullopt;
+  ObtainedPlacement placement = {};  // Of a shared region: the object's.
 };
 
 // Who holds something, as the kernel told the broker.
@@ -309,6 +312,7 @@ struct SharedRegionInfo {
   uint32_t user_count = 0;              // Regions of buffers that refer to it.
   std::vector<SharedRegionUser> users;  // The oldest of them, at most 1000.
   uint32_t signals = 0;                 // Raised user signals.
+  ObtainedPlacement placement = {};
 };
 
 struct BufferInfo {

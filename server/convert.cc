@@ -28,7 +28,8 @@ RegionSpec FromProto(const v1::RegionSpec& spec) {
           .interned_blobs_max = spec.interned_blobs_max(),
           .mediated = spec.mediated_ring(),
           .reserve = spec.has_reserve_ring() ? std::optional(spec.reserve_ring()) : std::nullopt,
-          .slot_value_bytes = spec.slot_value_bytes()};
+          .slot_value_bytes = spec.slot_value_bytes(),
+          .placement = spec.placement()};
 }
 
 absl::StatusOr<OpenRule> FromProto(const v1::OpenRule& rule, absl::string_view argument) {
@@ -88,6 +89,7 @@ void FillRegion(const Buffer& buffer, uint32_t index, uint32_t broker_uid, Endpo
   info.set_ep1_enforcement(EnforcementNow(buffer, region, EndpointId::kEp1, broker_uid));
   FillIdAllocator(region, info);
   FillRingOptions(spec, info);
+  *info.mutable_placement() = region.placement();
 }
 
 // Direct rings have one producing endpoint, so all of its seats are lines of that endpoint.
@@ -174,6 +176,7 @@ v1::SharedRegionInfo ToProto(const SharedRegion& region) {
   info.set_memory_bytes(region.memory_bytes());
   info.set_user_count(static_cast<uint32_t>(region.uses().size()));
   info.set_signals(region.signals());
+  *info.mutable_placement() = region.placement();
   for (const auto& [number, use] : region.uses()) {
     if (info.users_size() == kRegionUsersShownMax) break;
     v1::SharedRegionUser& user = *info.add_users();

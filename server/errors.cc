@@ -33,6 +33,7 @@ absl::StatusCode CodeOf(v1::ErrorReason reason) {
     case v1::ERROR_REASON_PEER_CLOSED:
     case v1::ERROR_REASON_ENFORCEMENT:
     case v1::ERROR_REASON_IN_USE:
+    case v1::ERROR_REASON_PLACEMENT:
       return absl::StatusCode::kFailedPrecondition;
     case v1::ERROR_REASON_RING_FULL:
     case v1::ERROR_REASON_REGION_FULL:

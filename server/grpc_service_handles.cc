@@ -36,7 +36,8 @@ absl::Status GrpcService::DoCreateSharedRegion(const Caller& caller,
                        LeaseFromProto(request.lease_ms(), loop_.clock().MonotonicNs()));
   IOB_ASSIGN_OR_RETURN(
       const CreatedSharedRegion created,
-      registry_.CreateSharedRegion(caller, request.size_bytes(), loop_.clock().WallTime(), lease));
+      registry_.CreateSharedRegion(caller, request.size_bytes(), loop_.clock().WallTime(), lease,
+                                   request.placement()));
   response.set_handle(created.handle.ToBytes());
   *response.mutable_region() = ToProto(*created.region);
   if (lease.ms != 0 && on_expiring_) on_expiring_();

@@ -285,6 +285,11 @@ absl::StatusOr<RegionSpec> ValidateRegionSpec(RegionSpec spec, size_t index, con
   IOB_RETURN_IF_ERROR(CheckDiscipline(spec, index));
   if (!v1::Enforcement_IsValid(spec.required_enforcement))
     return BadRegion(index, "required_enforcement is unknown");
+  IOB_RETURN_IF_ERROR(
+      CheckPlacement(spec.placement, {.argument = absl::StrCat("regions[", index, "]"),
+                                      .discipline = spec.discipline,
+                                      .size_bytes = spec.size_bytes,
+                                      .shared = spec.shared != nullptr}));
   return spec;
 }
 

@@ -21,6 +21,7 @@
 #include "server/direct_ring.h"
 #include "server/holder.h"
 #include "server/limits.h"
+#include "server/placement.h"
 #include "server/region_memory.h"
 #include "server/section_plan.h"
 #include "server/shared_region.h"
@@ -47,6 +48,7 @@ struct RegionSpec {
   v1::MediatedRingOptions mediated = {};
   std::optional<v1::ReserveRingOptions> reserve = std::nullopt;
   uint64_t slot_value_bytes = 0;
+  v1::Placement placement = {};  // Of a private region.
   SharedRegion* shared = nullptr;
 
   // Reserve ring, broadcast, slot.
@@ -86,6 +88,12 @@ class Region {
 
   // Of a shared region: the object, and which of its users this is.
   SharedRegion* shared() const { return spec_.shared; }
+  // Never to be seen in a snapshot, a tail or an autopsy.
+  bool sensitive() const { return placement().sensitive(); }
+  // What its memory got.
+  const v1::ObtainedPlacement& placement() const {
+    return spec_.shared != nullptr ? spec_.shared->placement() : placement_;
+  }
   uint64_t user() const { return user_; }
 
   // nullptr for other disciplines.
@@ -152,12 +160,15 @@ class Region {
   using Memory = std::variant<PlainMemory, MediatedRing, SealedIds, SharedIds,
                               std::unique_ptr<DirectRing>, std::monostate>;
   Region(const RegionSpec& spec, Koid koid, uint64_t user, Memory memory)
-      : spec_(spec), koid_(koid), user_(user), memory_(std::move(memory)) {}
+      : spec_(spec), koid_(koid), user_(user), memory_(std::move(memory)) {
+    if (spec_.shared == nullptr) placement_ = Unplaced(spec_.placement);
+  }
 
   RegionSpec spec_;
   Koid koid_;
   uint64_t user_;
   Memory memory_;
+  v1::ObtainedPlacement placement_;
   std::array<shm::Ledger, 2> by_endpoint_;
   std::array<shm::WriterBudget, 2> budgets_;
 };

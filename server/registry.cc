@@ -196,7 +196,8 @@ absl::StatusOr<OpenedEndpoint> Registry::OpenBuffer(const Caller& caller, absl::
 
 absl::StatusOr<CreatedSharedRegion> Registry::CreateSharedRegion(const Caller& caller,
                                                                  uint64_t size_bytes,
-                                                                 absl::Time now, Lease lease) {
+                                                                 absl::Time now, Lease lease,
+                                                                 const v1::Placement& placement) {
   const uint64_t page = shm::PageBytes();
   if (size_bytes == 0 || size_bytes % page != 0) {
     return BadArgument("size_bytes",
@@ -209,6 +210,10 @@ absl::StatusOr<CreatedSharedRegion> Registry::CreateSharedRegion(const Caller& c
         v1::ERROR_REASON_OUT_OF_RANGE,
         absl::StrCat("size_bytes: ", size_bytes, ", at most ", bytes_max, " are allowed"));
   }
+  IOB_RETURN_IF_ERROR(CheckPlacement(placement, {.argument = "region",
+                                                 .discipline = v1::DISCIPLINE_MEDIATED_RING,
+                                                 .size_bytes = size_bytes,
+                                                 .shared = false}));
   IOB_RETURN_IF_ERROR(CheckHandleRoom(1));
   // Its ledger page comes on top.
   const uint64_t descriptors = size_bytes > page ? 2 : 0;
@@ -221,7 +226,7 @@ absl::StatusOr<CreatedSharedRegion> Registry::CreateSharedRegion(const Caller& c
   const Koid koid = next_koid_++;
   const HolderInfo owner{.uid = caller.uid, .gid = caller.gid, .pid = caller.pid};
   auto owned = std::make_unique<SharedRegion>(koid, owner, now, size_bytes, std::move(ring),
-                                              std::move(charge));
+                                              std::move(charge), Unplaced(placement));
   SharedRegion& region = *owned;
   shared_regions_[koid] = std::move(owned);
   const CreatedSharedRegion created{

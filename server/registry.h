@@ -174,7 +174,8 @@ class Registry {
   absl::StatusOr<OpenedEndpoint> OpenBuffer(const Caller& caller, absl::string_view name,
                                             shm::EndpointId endpoint, Lease lease = {});
   absl::StatusOr<CreatedSharedRegion> CreateSharedRegion(const Caller& caller, uint64_t size_bytes,
-                                                         absl::Time now, Lease lease = {});
+                                                         absl::Time now, Lease lease = {},
+                                                         const v1::Placement& placement = {});
   absl::Status CloseHandle(const Caller& caller, const Token& handle);
   absl::StatusOr<Token> DuplicateHandle(const Caller& caller, const Token& handle,
                                         const HandleWish& wish);

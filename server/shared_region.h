@@ -19,6 +19,7 @@
 #include "absl/container/btree_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/time/time.h"
+#include "iob/v1/placement.pb.h"
 #include "server/holder.h"
 #include "server/quota.h"
 #include "server/region_memory.h"
@@ -37,13 +38,15 @@ class SharedRegion {
   };
 
   SharedRegion(Koid koid, HolderInfo owner, absl::Time create_time, uint64_t size_bytes,
-               std::optional<MediatedRing> ring, Charge charge)
+               std::optional<MediatedRing> ring, Charge charge,
+               v1::ObtainedPlacement placement = {})
       : koid_(koid),
         owner_(owner),
         create_time_(create_time),
         size_bytes_(size_bytes),
         ring_(std::move(ring)),
-        charge_(std::move(charge)) {}
+        charge_(std::move(charge)),
+        placement_(std::move(placement)) {}
 
   Koid koid() const { return koid_; }
   const HolderInfo& owner() const { return owner_; }
@@ -51,6 +54,8 @@ class SharedRegion {
   uint64_t size_bytes() const { return size_bytes_; }
   uint64_t memory_bytes() const { return charge_.memory_bytes(); }
   bool usable() const { return ring_.has_value(); }
+  // What its memory got.
+  const v1::ObtainedPlacement& placement() const { return placement_; }
   // nullptr unless it is usable.
   MediatedRing* ring() { return ring_ ? &*ring_ : nullptr; }
   const MediatedRing* ring() const { return ring_ ? &*ring_ : nullptr; }
@@ -81,6 +86,7 @@ class SharedRegion {
   uint64_t size_bytes_;
   std::optional<MediatedRing> ring_;
   Charge charge_;
+  v1::ObtainedPlacement placement_;
   absl::flat_hash_set<Token> handles_;
   absl::btree_map<uint64_t, Use> uses_;
   uint64_t next_user_ = 0;

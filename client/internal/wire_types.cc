@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/error.h"
+#include "client/internal/placement_wire.h"
 #include "shm/result.h"
 
 namespace iob {
@@ -99,7 +100,8 @@ RegionInfo FromWire(const v1::RegionInfo& region) {
           .reserve_ring = OptionalFromWire(region.has_reserve_ring(), region.reserve_ring()),
           .slot_value_bytes = discipline == Discipline::kSlot
                                   ? std::optional(region.slot_value_bytes())
-                                  : std::nullopt};
+                                  : std::nullopt,
+          .placement = iob::FromWire(region.placement())};
 }
 
 EndpointInfo FromWire(const v1::EndpointInfo& endpoint) {
@@ -203,6 +205,7 @@ absl::Status ToWire(const RegionSpec& spec, v1::RegionSpec* ret_spec) {
     IOB_RETURN_IF_ERROR(ToWire(spec.reserve_ring, ret_spec->mutable_reserve_ring()));
   }
   ret_spec->set_slot_value_bytes(spec.slot_value_bytes);
+  if (spec.placement != Placement()) ToWire(spec.placement, ret_spec->mutable_placement());
   return absl::OkStatus();
 }
 
@@ -247,7 +250,8 @@ SharedRegionInfo FromWire(const v1::SharedRegionInfo& info) {
                           .memory_bytes = info.memory_bytes(),
                           .user_count = info.user_count(),
                           .users = {},
-                          .signals = info.signals()};
+                          .signals = info.signals(),
+                          .placement = iob::FromWire(info.placement())};
   for (const v1::SharedRegionUser& user : info.users()) {
     region.users.push_back({.buffer_koid = user.buffer_koid(),
                             .buffer_name = user.buffer_name(),
