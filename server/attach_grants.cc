@@ -70,6 +70,9 @@ void AttachConnection::DescribeRegion(const Region& region, v1::RegionGrant& gra
   grant.set_tag(attachment_->buffer->TagOf(region, endpoint));
   grant.set_koid(region.koid());
   FillRingOptions(spec, grant);
+  *grant.mutable_placement() = region.placement();
+  // For people, in the info reply; 64 regions of them would not fit in a packet.
+  grant.mutable_placement()->clear_shortfalls();
 }
 
 absl::Status AttachConnection::FillRegion(Region& region, v1::RegionGrant& grant) {

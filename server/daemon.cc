@@ -61,7 +61,7 @@ Daemon::Daemon(Options options, KernelFeatures features, std::unique_ptr<Runtime
       features_(std::move(features)),
       runtime_dir_(std::move(runtime_dir)),
       loop_(std::move(loop)),
-      quota_(options_.limits),
+      quota_(options_.limits, &memory_room_),
       registry_(options_.limits, quota_, ::geteuid()),
       event_log_(loop_->clock()),
       watchers_({.loop = *loop_,

@@ -99,6 +99,7 @@ class Daemon final : public RegistryObserver {
   const KernelFeatures features_;
   std::unique_ptr<RuntimeDir> runtime_dir_;
   std::unique_ptr<EventLoop> loop_;
+  const MemoryRoom memory_room_;
   Quota quota_;
   Registry registry_;
   EventLog event_log_;

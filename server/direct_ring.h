@@ -33,6 +33,7 @@
 #include "server/section_plan.h"
 #include "shm/grant_lock.h"
 #include "shm/memfd.h"
+#include "shm/placement.h"
 #include "shm/reserve_lane_layout.h"
 
 namespace iob::server {
@@ -45,6 +46,7 @@ struct DirectRingSpec {
   uint64_t size_bytes = 0;
   v1::ReserveRingOptions reserve;  // Defaults filled in.
   uint64_t slot_value_bytes = 0;
+  shm::Placement placement = {};
 };
 
 // A producer that has stopped in the middle of a record.

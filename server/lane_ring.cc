@@ -24,7 +24,8 @@ absl::StatusOr<std::unique_ptr<DirectRing>> LaneRing::Make(const DirectRingSpec&
                        shm::LaneLayout::ForCapacity(LaneCapacityBytes(spec)));
   std::vector<Lane> lanes;
   for (uint32_t i = 0; i < spec.reserve.lanes(); ++i) {
-    IOB_ASSIGN_OR_RETURN(shm::LaneSections sections, shm::CreateLaneSections(layout));
+    IOB_ASSIGN_OR_RETURN(shm::LaneSections sections,
+                         shm::CreateLaneSections(layout, spec.placement));
     IOB_RETURN_IF_ERROR(SealAgainstSeals(sections.lane));
     IOB_RETURN_IF_ERROR(SealAgainstSeals(sections.control));
     IOB_ASSIGN_OR_RETURN(

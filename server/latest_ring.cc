@@ -10,14 +10,15 @@
 #include "shm/ledger.h"
 #include "shm/mapping.h"
 #include "shm/result.h"
+#include "shm/section.h"
 #include "shm/slot_layout.h"
 
 namespace iob::server {
 namespace {
 
-absl::StatusOr<shm::SealedMemfd> MakeSection(const char* name, uint64_t size_bytes) {
-  IOB_ASSIGN_OR_RETURN(shm::Memfd fresh, shm::Memfd::Create(name));
-  IOB_ASSIGN_OR_RETURN(shm::SealedMemfd section, std::move(fresh).SealSize(size_bytes));
+absl::StatusOr<shm::SealedMemfd> MakeSealedSection(const char* name, uint64_t size_bytes,
+                                                   const shm::Placement& placement) {
+  IOB_ASSIGN_OR_RETURN(shm::SealedMemfd section, shm::MakeSection(name, size_bytes, placement));
   IOB_RETURN_IF_ERROR(SealAgainstSeals(section));
   return section;
 }
@@ -40,11 +41,12 @@ class LatestRing : public DirectRing {
         page_(std::move(page)) {}
 
   template <typename Ring, typename Layout>
-  static absl::StatusOr<std::unique_ptr<DirectRing>> Make(const Layout& layout,
-                                                          uint64_t data_bytes) {
-    IOB_ASSIGN_OR_RETURN(shm::SealedMemfd data, MakeSection("iob-latest", data_bytes));
+  static absl::StatusOr<std::unique_ptr<DirectRing>> Make(const Layout& layout, uint64_t data_bytes,
+                                                          const shm::Placement& placement) {
+    IOB_ASSIGN_OR_RETURN(shm::SealedMemfd data,
+                         MakeSealedSection("iob-latest", data_bytes, placement));
     IOB_ASSIGN_OR_RETURN(shm::SealedMemfd follow,
-                         MakeSection("iob-follow", layout.wait_section_bytes()));
+                         MakeSealedSection("iob-follow", layout.wait_section_bytes(), placement));
     const shm::Part part{
         .memfd = &data, .offset_bytes = 0, .size_bytes = shm::PageBytes(), .writable = false};
     IOB_ASSIGN_OR_RETURN(shm::AddressRange page,
@@ -91,8 +93,9 @@ class LatestRing : public DirectRing {
 
 class BroadcastRing final : public LatestRing {
  public:
-  static absl::StatusOr<std::unique_ptr<DirectRing>> Make(const shm::BroadcastLayout& layout) {
-    return LatestRing::Make<BroadcastRing>(layout, layout.data_section_bytes());
+  static absl::StatusOr<std::unique_ptr<DirectRing>> Make(const shm::BroadcastLayout& layout,
+                                                          const shm::Placement& placement) {
+    return LatestRing::Make<BroadcastRing>(layout, layout.data_section_bytes(), placement);
   }
   v1::RingStats Stats() const override {
     v1::RingStats stats =
@@ -117,8 +120,9 @@ class BroadcastRing final : public LatestRing {
 class SlotRing final : public LatestRing {
  public:
   static absl::StatusOr<std::unique_ptr<DirectRing>> Make(const shm::SlotLayout& layout,
-                                                          uint64_t size_bytes) {
-    return LatestRing::Make<SlotRing>(layout, size_bytes);
+                                                          uint64_t size_bytes,
+                                                          const shm::Placement& placement) {
+    return LatestRing::Make<SlotRing>(layout, size_bytes, placement);
   }
   v1::RingStats Stats() const override {
     const uint64_t latest = Claimed(shm::kSlotLatest);
@@ -140,13 +144,13 @@ class SlotRing final : public LatestRing {
 absl::StatusOr<std::unique_ptr<DirectRing>> MakeBroadcastRing(const DirectRingSpec& spec) {
   IOB_ASSIGN_OR_RETURN(const shm::BroadcastLayout layout,
                        shm::BroadcastLayout::ForRegion(spec.size_bytes));
-  return BroadcastRing::Make(layout);
+  return BroadcastRing::Make(layout, spec.placement);
 }
 
 absl::StatusOr<std::unique_ptr<DirectRing>> MakeSlotRing(const DirectRingSpec& spec) {
   IOB_ASSIGN_OR_RETURN(const shm::SlotLayout layout,
                        shm::SlotLayout::ForValue(spec.slot_value_bytes));
-  return SlotRing::Make(layout, spec.size_bytes);
+  return SlotRing::Make(layout, spec.size_bytes, spec.placement);
 }
 
 }  // namespace iob::server

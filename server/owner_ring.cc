@@ -41,10 +41,11 @@ bool AnyHeld(const shm::SharedSections& sections, shm::GrantRange range) {
 }  // namespace
 
 absl::StatusOr<OwnerRing::Generation> OwnerRing::MakeGeneration(const shm::SharedLayout& layout,
+                                                                const shm::Placement& placement,
                                                                 uint32_t number,
                                                                 uint64_t first_position) {
   IOB_ASSIGN_OR_RETURN(shm::SharedSections sections,
-                       shm::SharedSections::Create(layout, first_position));
+                       shm::SharedSections::Create(layout, first_position, placement));
   for (const shm::SealedMemfd* section : {&sections.ctl, &sections.data, &sections.cons})
     IOB_RETURN_IF_ERROR(SealAgainstSeals(*section));
   IOB_ASSIGN_OR_RETURN(shm::SharedRecovery recovery, shm::SharedRecovery::Map(layout, sections));
@@ -58,8 +59,8 @@ absl::StatusOr<std::unique_ptr<DirectRing>> OwnerRing::Make(const DirectRingSpec
   IOB_ASSIGN_OR_RETURN(const shm::SharedLayout layout,
                        shm::SharedLayout::ForSize(spec.size_bytes, spec.reserve.granule_bytes()));
   IOB_ASSIGN_OR_RETURN(Generation first,
-                       MakeGeneration(layout, /*number=*/0, /*first_position=*/0));
-  return std::unique_ptr<DirectRing>(new OwnerRing(layout, std::move(first)));
+                       MakeGeneration(layout, spec.placement, /*number=*/0, /*first_position=*/0));
+  return std::unique_ptr<DirectRing>(new OwnerRing(layout, spec.placement, std::move(first)));
 }
 
 std::vector<SectionPlan> OwnerRing::ProducerPlans(const Generation& generation) {
@@ -135,8 +136,8 @@ absl::Status OwnerRing::Renew(Charge charge) {
                                   kGenerationsMax, " in use; their producers are still stopped"));
   }
   const shm::SharedRecovery& old = generations_.back().recovery;
-  IOB_ASSIGN_OR_RETURN(Generation next,
-                       MakeGeneration(layout_, newest_generation() + 1, old.PositionBeyond()));
+  IOB_ASSIGN_OR_RETURN(Generation next, MakeGeneration(layout_, placement_, newest_generation() + 1,
+                                                       old.PositionBeyond()));
   charges_.push_back(std::move(charge));
   generations_.push_back(std::move(next));
   // After there is something to go on into.

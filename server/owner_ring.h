@@ -33,6 +33,7 @@
 #include "absl/status/statusor.h"
 #include "server/direct_ring.h"
 #include "server/quota.h"
+#include "shm/placement.h"
 #include "shm/reserve_shared_layout.h"
 #include "shm/reserve_shared_recovery.h"
 
@@ -78,10 +79,13 @@ class OwnerRing final : public DirectRing {
     bool over = false;
   };
 
-  static absl::StatusOr<Generation> MakeGeneration(const shm::SharedLayout& layout, uint32_t number,
+  static absl::StatusOr<Generation> MakeGeneration(const shm::SharedLayout& layout,
+                                                   const shm::Placement& placement, uint32_t number,
                                                    uint64_t first_position);
-  OwnerRing(const shm::SharedLayout& layout, Generation first)
-      : DirectRing(/*first_seat=*/1, shm::kSharedOwners - 1), layout_(layout) {
+  OwnerRing(const shm::SharedLayout& layout, const shm::Placement& placement, Generation first)
+      : DirectRing(/*first_seat=*/1, shm::kSharedOwners - 1),
+        layout_(layout),
+        placement_(placement) {
     generations_.push_back(std::move(first));
   }
 
@@ -96,6 +100,7 @@ class OwnerRing final : public DirectRing {
   shm::SharedLedger LedgerOf(uint32_t seat) const;
 
   shm::SharedLayout layout_;
+  shm::Placement placement_;
   std::deque<Generation> generations_;  // Oldest first; never empty.
   std::vector<Charge> charges_;         // One per generation but one: that is the buffer's.
   bool packet_owed_ = false;

@@ -9,11 +9,15 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "iob/v1/placement.pb.h"
 #include "iob/v1/types.pb.h"
+#include "shm/memfd.h"
+#include "shm/placement.h"
 
 namespace iob::server {
 
@@ -31,7 +35,41 @@ absl::Status CheckPlacement(const v1::Placement& wish, const PlacedRegion& regio
 // Whether `wish` would rather fail than go without `item`.
 bool Requires(const v1::Placement& wish, v1::PlacementItem item);
 
-// What memory got for which nothing was done.
-v1::ObtainedPlacement Unplaced(const v1::Placement& wish);
+// Whether memory so placed comes out of what the daemon may use, as far as can be said before it is
+// made; else whoever touches it pays, or it is set aside in the pool already.
+bool TakesOrdinaryMemory(const v1::Placement& wish, uint64_t size_bytes);
+
+// Tries a wish, with less and less of it:
+//
+//   make with now() --fails about one item--> FallBack: is it required?  yes: the call fails
+//         ^                                      | no: written down, and left out
+//         '--------------------------------------'
+//   made --> Measure: what was obtained, which fails too if something required is missing
+//
+// Huge pages go down step by step: 1 GiB, 2 MiB, transparent, none.
+class PlacementPlan {
+ public:
+  // `wish` was checked.
+  explicit PlacementPlan(const v1::Placement& wish);
+
+  // What to try.
+  const shm::Placement& now() const { return now_; }
+
+  // `failure`, unless it is about an item that can be left out; then OK, and now() is without it.
+  // FAILED_PRECONDITION / PLACEMENT when that item was required.
+  absl::Status FallBack(const absl::Status& failure);
+
+  // Looks at what was made. FAILED_PRECONDITION / PLACEMENT.
+  absl::StatusOr<v1::ObtainedPlacement> Measure(std::span<const shm::SealedMemfd* const> sections);
+
+ private:
+  absl::Status FallShort(shm::PlacementItem item, absl::string_view why);
+  absl::Status MeasureHugePages(std::span<const shm::SealedMemfd* const> sections);
+  absl::Status MeasureNode(std::span<const shm::SealedMemfd* const> sections);
+
+  const v1::Placement wish_;
+  shm::Placement now_;
+  v1::ObtainedPlacement obtained_;
+};
 
 }  // namespace iob::server

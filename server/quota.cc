@@ -53,6 +53,10 @@ void Charge::Return() {
 
 Quota::~Quota() { IOB_CHECK(total_.buffers == 0 && total_.memory_bytes == 0 && by_uid_.empty()); }
 
+absl::Status Quota::CheckRoom(uint64_t size_bytes) const {
+  return room_ == nullptr || size_bytes == 0 ? absl::OkStatus() : room_->Check(size_bytes);
+}
+
 absl::StatusOr<Charge> Quota::ChargeBuffer(uint32_t uid, uint64_t memory_bytes,
                                            uint64_t descriptors) {
   return Take(uid, memory_bytes, 1, descriptors);

@@ -10,6 +10,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "server/limits.h"
+#include "server/memory_room.h"
 
 namespace iob::server {
 
@@ -49,7 +50,9 @@ class Charge {
 class Quota {
  public:
   // `limits` outlives it; zero memory limits were replaced by the caller.
-  explicit Quota(const Limits& limits) : limits_(limits) {}
+  // `room`, which outlives it too: of the machine; nullptr: there is always room.
+  explicit Quota(const Limits& limits, const MemoryRoom* room = nullptr)
+      : limits_(limits), room_(room) {}
   ~Quota();
 
   // One buffer of `memory_bytes` in so many sections for `uid`. RESOURCE_EXHAUSTED / QUOTA names
@@ -59,6 +62,10 @@ class Quota {
   // The memory of a shared region.
   absl::StatusOr<Charge> ChargeRegion(uint32_t uid, uint64_t memory_bytes,
                                       uint64_t descriptors = 0);
+
+  // Whether the machine has so much memory left for the daemon, before it is allocated and after it
+  // was charged. RESOURCE_EXHAUSTED / QUOTA.
+  absl::Status CheckRoom(uint64_t size_bytes) const;
 
   uint64_t memory_bytes() const { return total_.memory_bytes; }
   uint64_t buffers() const { return total_.buffers; }
@@ -75,6 +82,7 @@ class Quota {
                               uint64_t descriptors);
 
   const Limits& limits_;
+  const MemoryRoom* room_;
   Account total_;
   absl::flat_hash_map<uint32_t, Account> by_uid_;
 };

@@ -13,6 +13,7 @@
 #include "shm/mapping.h"
 #include "shm/result.h"
 #include "shm/ring_layout.h"
+#include "shm/section.h"
 
 namespace iob::server {
 namespace {
@@ -246,7 +247,8 @@ DirectRingSpec DirectSpecOf(const RegionSpec& spec) {
   return {.discipline = spec.discipline,
           .size_bytes = spec.size_bytes,
           .reserve = spec.reserve.value_or(v1::ReserveRingOptions()),
-          .slot_value_bytes = spec.slot_value_bytes};
+          .slot_value_bytes = spec.slot_value_bytes,
+          .placement = {}};
 }
 
 absl::Status SealAgainstSeals(const shm::SealedMemfd& memfd) {
@@ -255,15 +257,27 @@ absl::Status SealAgainstSeals(const shm::SealedMemfd& memfd) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<MediatedRing> MakeMediatedRing(uint64_t size_bytes,
-                                              const shm::RingOptions& options) {
+absl::StatusOr<MediatedRing> MakeMediatedRing(uint64_t size_bytes, const shm::RingOptions& options,
+                                              const shm::Placement& placement) {
   IOB_ASSIGN_OR_RETURN(const shm::RingLayout layout, shm::RingLayout::ForRegion(size_bytes));
   IOB_ASSIGN_OR_RETURN(shm::MediatedRingWriter writer,
-                       shm::MediatedRingWriter::Create(layout, options));
+                       shm::MediatedRingWriter::Create(layout, options, placement));
   IOB_RETURN_IF_ERROR(SealAgainstSeals(writer.head_memfd()));
   if (writer.follow_memfd() != nullptr)
     IOB_RETURN_IF_ERROR(SealAgainstSeals(*writer.follow_memfd()));
   return MediatedRing{.writer = std::move(writer)};
+}
+
+absl::StatusOr<PlacedRing> MakePlacedRing(uint64_t size_bytes, const v1::Placement& wish) {
+  PlacementPlan plan(wish);
+  absl::StatusOr<MediatedRing> made = MakeMediatedRing(size_bytes, {}, plan.now());
+  while (!made.ok()) {
+    IOB_RETURN_IF_ERROR(plan.FallBack(made.status()));
+    made = MakeMediatedRing(size_bytes, {}, plan.now());
+  }
+  const std::array sections = {&made->writer.head_memfd(), &made->writer.data_memfd()};
+  IOB_ASSIGN_OR_RETURN(v1::ObtainedPlacement placement, plan.Measure(sections));
+  return PlacedRing{.ring = std::move(*made), .placement = std::move(placement)};
 }
 
 absl::StatusOr<RegionSpec> ValidateRegionSpec(RegionSpec spec, size_t index, const Limits& limits,
@@ -328,9 +342,22 @@ absl::StatusOr<Region> Region::Create(const RegionSpec& spec, Koid koid) {
   if (spec.shared != nullptr) {
     return Region(spec, spec.shared->koid(), spec.shared->NewUserNumber(), std::monostate());
   }
+  PlacementPlan plan(spec.placement);
+  absl::StatusOr<Region> made = Make(spec, koid, plan.now());
+  while (!made.ok()) {
+    IOB_RETURN_IF_ERROR(plan.FallBack(made.status()));
+    made = Make(spec, koid, plan.now());
+  }
+  IOB_ASSIGN_OR_RETURN(made->placement_, plan.Measure(made->Sections()));
+  return made;
+}
+
+absl::StatusOr<Region> Region::Make(const RegionSpec& spec, Koid koid,
+                                    const shm::Placement& placement) {
   if (spec.discipline == v1::DISCIPLINE_MEDIATED_RING) {
-    IOB_ASSIGN_OR_RETURN(MediatedRing ring,
-                         MakeMediatedRing(spec.size_bytes, RingOptionsOf(spec.mediated)));
+    IOB_ASSIGN_OR_RETURN(
+        MediatedRing ring,
+        MakeMediatedRing(spec.size_bytes, RingOptionsOf(spec.mediated), placement));
     const shm::RingLayout layout = ring.writer.layout();
     Region region(spec, koid, 0, std::move(ring));
     for (shm::WriterBudget& budget : region.budgets_)
@@ -341,24 +368,25 @@ absl::StatusOr<Region> Region::Create(const RegionSpec& spec, Koid koid) {
     IOB_ASSIGN_OR_RETURN(const shm::IdAllocatorLayout layout,
                          shm::IdAllocatorLayout::ForRegion(spec.size_bytes));
     if (spec.access.any_map_write()) {
-      IOB_ASSIGN_OR_RETURN(auto made, shm::IdAllocatorSharedWriter::Create(layout));
+      IOB_ASSIGN_OR_RETURN(auto made, shm::IdAllocatorSharedWriter::Create(layout, placement));
       IOB_RETURN_IF_ERROR(SealAgainstSeals(made.first));
       return Region(spec, koid, 0, SharedIds(std::move(made.first), std::move(made.second)));
     }
     IOB_ASSIGN_OR_RETURN(
         shm::IdAllocatorSealedWriter writer,
-        shm::IdAllocatorSealedWriter::Create(layout, {.interned_max = spec.interned_blobs_max}));
+        shm::IdAllocatorSealedWriter::Create(
+            layout, {.interned_max = spec.interned_blobs_max, .placement = placement}));
     return Region(spec, koid, 0, SealedIds{.writer = std::move(writer)});
   }
   if (spec.direct()) {
-    IOB_ASSIGN_OR_RETURN(std::unique_ptr<DirectRing> direct,
-                         DirectRing::Create(DirectSpecOf(spec)));
+    DirectRingSpec direct_spec = DirectSpecOf(spec);
+    direct_spec.placement = placement;
+    IOB_ASSIGN_OR_RETURN(std::unique_ptr<DirectRing> direct, DirectRing::Create(direct_spec));
     return Region(spec, koid, 0, std::move(direct));
   }
   PlainMemory memory;
   if (spec.size_bytes != 0) {
-    IOB_ASSIGN_OR_RETURN(shm::Memfd fresh, shm::Memfd::Create("iob-region"));
-    IOB_ASSIGN_OR_RETURN(memory.data, std::move(fresh).SealSize(spec.size_bytes));
+    IOB_ASSIGN_OR_RETURN(memory.data, shm::MakeSection("iob-region", spec.size_bytes, placement));
     IOB_RETURN_IF_ERROR(SealAgainstSeals(*memory.data));
   }
   return Region(spec, koid, 0, std::move(memory));

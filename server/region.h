@@ -160,9 +160,10 @@ class Region {
   using Memory = std::variant<PlainMemory, MediatedRing, SealedIds, SharedIds,
                               std::unique_ptr<DirectRing>, std::monostate>;
   Region(const RegionSpec& spec, Koid koid, uint64_t user, Memory memory)
-      : spec_(spec), koid_(koid), user_(user), memory_(std::move(memory)) {
-    if (spec_.shared == nullptr) placement_ = Unplaced(spec_.placement);
-  }
+      : spec_(spec), koid_(koid), user_(user), memory_(std::move(memory)) {}
+  // Strictly so placed, or an error about one item (shm::FailedItem).
+  static absl::StatusOr<Region> Make(const RegionSpec& spec, Koid koid,
+                                     const shm::Placement& placement);
 
   RegionSpec spec_;
   Koid koid_;

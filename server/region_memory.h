@@ -15,10 +15,12 @@
 #include <optional>
 
 #include "absl/synchronization/mutex.h"
+#include "iob/v1/placement.pb.h"
 #include "server/id_owners.h"
 #include "shm/id_allocator_sealed_writer.h"
 #include "shm/mediated_ring_writer.h"
 #include "shm/memfd.h"
+#include "shm/placement.h"
 
 namespace iob::server {
 
@@ -63,6 +65,14 @@ absl::Status SealAgainstSeals(const shm::SealedMemfd& memfd);
 
 // `size_bytes` must make a ring (shm::RingLayout).
 absl::StatusOr<MediatedRing> MakeMediatedRing(uint64_t size_bytes,
-                                              const shm::RingOptions& options = {});
+                                              const shm::RingOptions& options = {},
+                                              const shm::Placement& placement = {});
+
+// The same, as well placed as this machine can.
+struct PlacedRing {
+  MediatedRing ring;
+  v1::ObtainedPlacement placement;
+};
+absl::StatusOr<PlacedRing> MakePlacedRing(uint64_t size_bytes, const v1::Placement& wish);
 
 }  // namespace iob::server

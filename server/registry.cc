@@ -134,13 +134,16 @@ absl::StatusOr<CreatedBuffer> Registry::CreateBuffer(const Caller& caller, Creat
   IOB_RETURN_IF_ERROR(CheckHandleRoom(2));
   uint64_t memory_bytes = shm::PageBytes();  // The signal page.
   uint64_t descriptors = 0;
+  uint64_t elsewhere_bytes = 0;
   for (const RegionSpec& spec : specs) {
     descriptors += SectionsOf(spec);
+    if (!TakesOrdinaryMemory(spec.placement, spec.size_bytes)) elsewhere_bytes += spec.size_bytes;
     const uint64_t more = MemoryBytesFor(spec);
     // Saturates: a sum that wrapped around would slip through the quota.
     memory_bytes = more > UINT64_MAX - memory_bytes ? UINT64_MAX : memory_bytes + more;
   }
   IOB_ASSIGN_OR_RETURN(Charge charge, quota_.ChargeBuffer(caller.uid, memory_bytes, descriptors));
+  IOB_RETURN_IF_ERROR(quota_.CheckRoom(memory_bytes - elsewhere_bytes));
   IOB_ASSIGN_OR_RETURN(std::vector<Region> regions, MakeRegions(specs));
 
   // Nothing fails from here on. Koids: the buffer, ep0, ep1, then the regions (MakeRegions counts
@@ -219,14 +222,18 @@ absl::StatusOr<CreatedSharedRegion> Registry::CreateSharedRegion(const Caller& c
   const uint64_t descriptors = size_bytes > page ? 2 : 0;
   IOB_ASSIGN_OR_RETURN(Charge charge,
                        quota_.ChargeRegion(caller.uid, size_bytes + page, descriptors));
+  IOB_RETURN_IF_ERROR(quota_.CheckRoom(charge.memory_bytes()));
   std::optional<MediatedRing> ring;
+  v1::ObtainedPlacement obtained;
   if (size_bytes > page) {
-    IOB_ASSIGN_OR_RETURN(ring, MakeMediatedRing(size_bytes));
+    IOB_ASSIGN_OR_RETURN(PlacedRing placed, MakePlacedRing(size_bytes, placement));
+    ring = std::move(placed.ring);
+    obtained = std::move(placed.placement);
   }
   const Koid koid = next_koid_++;
   const HolderInfo owner{.uid = caller.uid, .gid = caller.gid, .pid = caller.pid};
   auto owned = std::make_unique<SharedRegion>(koid, owner, now, size_bytes, std::move(ring),
-                                              std::move(charge), Unplaced(placement));
+                                              std::move(charge), std::move(obtained));
   SharedRegion& region = *owned;
   shared_regions_[koid] = std::move(owned);
   const CreatedSharedRegion created{

@@ -3,14 +3,15 @@
 #include <cstring>
 
 #include "shm/result.h"
+#include "shm/section.h"
 
 namespace iob::shm {
 
 absl::StatusOr<IdAllocatorSealedWriter> IdAllocatorSealedWriter::Create(
     const IdAllocatorLayout& layout, const Options& options) {
   IOB_ASSIGN_OR_RETURN(InternTable interned, InternTable::Create(options.interned_max));
-  IOB_ASSIGN_OR_RETURN(Memfd fresh, Memfd::Create("iob-ids"));
-  IOB_ASSIGN_OR_RETURN(SealedMemfd memfd, std::move(fresh).SealSize(layout.region_bytes()));
+  IOB_ASSIGN_OR_RETURN(SealedMemfd memfd,
+                       MakeSection("iob-ids", layout.region_bytes(), options.placement));
   IOB_ASSIGN_OR_RETURN(Mapping region, Mapping::Map(memfd));
   // After our own mapping, before any descriptor leaves: from here on nobody else can ever write.
   IOB_RETURN_IF_ERROR(memfd.SealAgainstWriters());

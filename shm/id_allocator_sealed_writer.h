@@ -28,6 +28,7 @@
 #include "shm/id_allocator_layout.h"
 #include "shm/mapping.h"
 #include "shm/memfd.h"
+#include "shm/placement.h"
 
 namespace iob::shm {
 
@@ -35,6 +36,7 @@ class IdAllocatorSealedWriter {
  public:
   struct Options {
     uint32_t interned_max = 0;  // Blobs to remember; 0: equal blobs get ids of their own.
+    Placement placement = {};
   };
 
   // Makes the section, maps it, and seals it against every writer but this mapping.

@@ -2,13 +2,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "shm/result.h"
+#include "shm/section.h"
 
 namespace iob::shm {
 
 absl::StatusOr<std::pair<SealedMemfd, IdAllocatorSharedWriter>> IdAllocatorSharedWriter::Create(
-    const IdAllocatorLayout& layout) {
-  IOB_ASSIGN_OR_RETURN(Memfd fresh, Memfd::Create("iob-ids"));
-  IOB_ASSIGN_OR_RETURN(SealedMemfd memfd, std::move(fresh).SealSize(layout.region_bytes()));
+    const IdAllocatorLayout& layout, const Placement& placement) {
+  IOB_ASSIGN_OR_RETURN(SealedMemfd memfd, MakeSection("iob-ids", layout.region_bytes(), placement));
   IOB_ASSIGN_OR_RETURN(IdAllocatorSharedWriter writer, Map(layout, memfd, kIdOwnerBroker));
   const IdHeader empty{.next_id = 0, .blob_head = layout.region_bytes()};
   writer.region_.Word<uint64_t>(kIdHeaderOffset).StoreRelease(empty.word());

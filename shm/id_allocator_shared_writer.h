@@ -90,6 +90,7 @@
 #include "shm/id_allocator_layout.h"
 #include "shm/mapping.h"
 #include "shm/memfd.h"
+#include "shm/placement.h"
 
 namespace iob::shm {
 
@@ -101,7 +102,7 @@ class IdAllocatorSharedWriter {
 
   // Makes the section and its empty header: the broker's writer, owner kIdOwnerBroker.
   static absl::StatusOr<std::pair<SealedMemfd, IdAllocatorSharedWriter>> Create(
-      const IdAllocatorLayout& layout);
+      const IdAllocatorLayout& layout, const Placement& placement = {});
 
   // A writer to a section that exists. `owner` is this process's own, given by the broker. A forked
   // child does not inherit the mapping: it is another process. INVALID_ARGUMENT for an owner

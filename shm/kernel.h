@@ -26,6 +26,16 @@
 #ifndef F_SEAL_FUTURE_WRITE
 #define F_SEAL_FUTURE_WRITE 0x0010  // 5.1
 #endif
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22  // 5.14
+#define MADV_POPULATE_WRITE 23
+#endif
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25  // 6.1
+#endif
+#ifndef HUGETLBFS_MAGIC
+#define HUGETLBFS_MAGIC 0x958458f6
+#endif
 #ifndef F_OFD_GETLK
 #define F_OFD_GETLK 36  // 3.15
 #define F_OFD_SETLK 37

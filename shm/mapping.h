@@ -49,24 +49,33 @@ enum class OnFork {
 // The range itself. Users want Mapping, ReadOnlyMapping or a ring's own class.
 class AddressRange {
  public:
-  // Maps `parts` one after the other. INVALID_ARGUMENT for a part outside its memfd or off a page
-  // boundary, UNAVAILABLE or RESOURCE_EXHAUSTED when the kernel has no room.
+  // Maps `parts` one after the other, each as the policy of its memfd says. INVALID_ARGUMENT for a
+  // part outside its memfd or off a page boundary (of its pages), UNAVAILABLE or RESOURCE_EXHAUSTED
+  // when the kernel has no room.
   static absl::StatusOr<AddressRange> MapParts(std::span<const Part> parts, OnFork on_fork);
+  // All of them as `policy` says.
+  static absl::StatusOr<AddressRange> MapParts(std::span<const Part> parts, OnFork on_fork,
+                                               const MapPolicy& policy);
 
   AddressRange() = default;
   AddressRange(AddressRange&& other) noexcept
       : reserved_(std::exchange(other.reserved_, nullptr)),
+        reserved_bytes_(std::exchange(other.reserved_bytes_, 0)),
+        base_(std::exchange(other.base_, nullptr)),
         content_bytes_(std::exchange(other.content_bytes_, 0)) {}
   AddressRange& operator=(AddressRange&& other) noexcept;
   ~AddressRange() { Unmap(); }
 
   // First byte of the first part. Valid until the range dies.
-  std::byte* base() const;
+  std::byte* base() const { return base_; }
   uint64_t size_bytes() const { return content_bytes_; }
 
  private:
+  static absl::StatusOr<AddressRange> Reserve(std::span<const Part> parts, bool huge);
   void Unmap();
   std::byte* reserved_ = nullptr;  // The leading guard.
+  uint64_t reserved_bytes_ = 0;    // Guards included; more than two pages of them for huge pages.
+  std::byte* base_ = nullptr;
   uint64_t content_bytes_ = 0;
 };
 

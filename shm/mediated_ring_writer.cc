@@ -5,24 +5,25 @@
 #include "shm/check.h"
 #include "shm/futex.h"
 #include "shm/result.h"
+#include "shm/section.h"
 
 namespace iob::shm {
 
 absl::StatusOr<MediatedRingWriter> MediatedRingWriter::Create(const RingLayout& layout,
-                                                              const RingOptions& options) {
-  IOB_ASSIGN_OR_RETURN(Memfd fresh_head, Memfd::Create("iob-head"));
+                                                              const RingOptions& options,
+                                                              const Placement& placement) {
   IOB_ASSIGN_OR_RETURN(SealedMemfd head_memfd,
-                       std::move(fresh_head).SealSize(layout.head_section_bytes()));
+                       MakeSection("iob-head", layout.head_section_bytes(), placement));
   IOB_ASSIGN_OR_RETURN(Mapping head_section, Mapping::Map(head_memfd));
-  IOB_ASSIGN_OR_RETURN(Memfd fresh_data, Memfd::Create("iob-data"));
   IOB_ASSIGN_OR_RETURN(SealedMemfd data_memfd,
-                       std::move(fresh_data).SealSize(layout.data_section_bytes()));
+                       MakeSection("iob-data", layout.data_section_bytes(), placement));
   IOB_ASSIGN_OR_RETURN(Mapping records, Mapping::MapWindow(data_memfd, 0, layout.capacity_bytes(),
                                                            2, OnFork::kShare));
   IOB_ASSIGN_OR_RETURN(Mapping ledger_page,
                        Mapping::MapWindow(data_memfd, layout.capacity_bytes(), layout.page_bytes(),
                                           1, OnFork::kShare));
-  IOB_ASSIGN_OR_RETURN(std::optional<FollowSection> follow, MakeFollowSection(layout, options));
+  IOB_ASSIGN_OR_RETURN(std::optional<FollowSection> follow,
+                       MakeFollowSection(layout, options, placement));
   // After our own mappings, before any descriptor leaves: from here on nobody else can ever write.
   IOB_RETURN_IF_ERROR(data_memfd.SealAgainstWriters());
   return MediatedRingWriter(layout, options,
@@ -35,11 +36,12 @@ absl::StatusOr<MediatedRingWriter> MediatedRingWriter::Create(const RingLayout& 
 }
 
 absl::StatusOr<std::optional<MediatedRingWriter::FollowSection>>
-MediatedRingWriter::MakeFollowSection(const RingLayout& layout, const RingOptions& options) {
+MediatedRingWriter::MakeFollowSection(const RingLayout& layout, const RingOptions& options,
+                                      const Placement& placement) {
   std::optional<FollowSection> follow;
   if (!options.followers) return follow;
-  IOB_ASSIGN_OR_RETURN(Memfd fresh, Memfd::Create("iob-follow"));
-  IOB_ASSIGN_OR_RETURN(SealedMemfd memfd, std::move(fresh).SealSize(layout.follow_section_bytes()));
+  IOB_ASSIGN_OR_RETURN(SealedMemfd memfd,
+                       MakeSection("iob-follow", layout.follow_section_bytes(), placement));
   IOB_ASSIGN_OR_RETURN(Mapping page, Mapping::Map(memfd));
   follow = FollowSection{.memfd = std::move(memfd), .page = std::move(page)};
   return follow;

@@ -39,6 +39,7 @@
 #include "shm/ledger.h"
 #include "shm/mapping.h"
 #include "shm/memfd.h"
+#include "shm/placement.h"
 #include "shm/record_index.h"
 #include "shm/record_unit.h"
 #include "shm/ring_layout.h"
@@ -64,7 +65,8 @@ class MediatedRingWriter {
  public:
   // Makes the sections, maps them, and seals DATA against every writer but this mapping.
   static absl::StatusOr<MediatedRingWriter> Create(const RingLayout& layout,
-                                                   const RingOptions& options = {});
+                                                   const RingOptions& options = {},
+                                                   const Placement& placement = {});
 
   const RingLayout& layout() const { return layout_; }
   const RingOptions& options() const { return options_; }
@@ -151,7 +153,8 @@ class MediatedRingWriter {
     std::optional<FollowSection> follow;
   };
   static absl::StatusOr<std::optional<FollowSection>> MakeFollowSection(const RingLayout& layout,
-                                                                        const RingOptions& options);
+                                                                        const RingOptions& options,
+                                                                        const Placement& placement);
 
   MediatedRingWriter(const RingLayout& layout, const RingOptions& options, Sections sections)
       : layout_(layout),

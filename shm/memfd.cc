@@ -3,7 +3,10 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
 
+#include <bit>
 #include <cerrno>
 #include <limits>
 #include <string>
@@ -12,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "shm/kernel.h"
 #include "shm/result.h"
+#include "shm/section_keeper.h"
 
 namespace iob::shm {
 namespace {
@@ -25,18 +29,32 @@ absl::StatusOr<UniqueFd> Reopen(int fd, int flags) {
   return reopened;
 }
 
-int CreateDescriptor(const std::string& name) {
-  const int fd = ::memfd_create(name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+int CreateDescriptor(const std::string& name, unsigned int flags) {
+  flags |= MFD_CLOEXEC | MFD_ALLOW_SEALING;
+  const int fd = ::memfd_create(name.c_str(), flags | MFD_NOEXEC_SEAL);
   // Kernels before 6.3 refuse flags that they do not know.
-  if (fd < 0 && errno == EINVAL)
-    return ::memfd_create(name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (fd < 0 && errno == EINVAL) return ::memfd_create(name.c_str(), flags);
   return fd;
+}
+
+// Only a file of huge pages says anything else than the page size.
+uint64_t PageBytesOf(int fd) {
+  struct statfs status = {};
+  const bool huge = ::fstatfs(fd, &status) == 0 && status.f_type == HUGETLBFS_MAGIC;
+  return huge ? static_cast<uint64_t>(status.f_bsize) : PageBytes();
 }
 
 }  // namespace
 
-absl::StatusOr<Memfd> Memfd::Create(absl::string_view name) {
-  UniqueFd original(CreateDescriptor(std::string(name)));
+absl::StatusOr<Memfd> Memfd::Create(absl::string_view name) { return CreateWith(name, 0); }
+
+absl::StatusOr<Memfd> Memfd::CreateInPool(absl::string_view name, uint64_t page_bytes) {
+  const auto log2_bytes = static_cast<unsigned int>(std::countr_zero(page_bytes));
+  return CreateWith(name, MFD_HUGETLB | log2_bytes << MAP_HUGE_SHIFT);
+}
+
+absl::StatusOr<Memfd> Memfd::CreateWith(absl::string_view name, unsigned int flags) {
+  UniqueFd original(CreateDescriptor(std::string(name), flags));
   if (!original.valid()) return ErrnoStatus(errno, "memfd_create");
   // The default is 0777: any uid that holds a read-only descriptor could reopen it for writing.
   if (::fchmod(original.get(), 0600) != 0) return ErrnoStatus(errno, "fchmod of a memfd");
@@ -44,7 +62,7 @@ absl::StatusOr<Memfd> Memfd::Create(absl::string_view name) {
   return Memfd(std::move(reopened));
 }
 
-absl::StatusOr<SealedMemfd> Memfd::SealSize(uint64_t size_bytes) && {
+absl::StatusOr<SealedMemfd> Memfd::SealSize(uint64_t size_bytes, Allocation allocation) && {
   UniqueFd fd = std::move(fd_);
   if (size_bytes > static_cast<uint64_t>(std::numeric_limits<off_t>::max())) {
     return absl::ResourceExhaustedError(absl::StrCat("no file can hold ", size_bytes, " bytes"));
@@ -53,13 +71,31 @@ absl::StatusOr<SealedMemfd> Memfd::SealSize(uint64_t size_bytes) && {
   if (::ftruncate(fd.get(), size) != 0) {
     return ErrnoStatus(errno, absl::StrCat("ftruncate of a memfd to ", size_bytes, " bytes"));
   }
-  if (size_bytes != 0 && ::fallocate(fd.get(), 0, 0, size) != 0) {
+  if (size_bytes != 0 && allocation == Allocation::kNow && ::fallocate(fd.get(), 0, 0, size) != 0) {
     return ErrnoStatus(errno, absl::StrCat("fallocate of ", size_bytes, " bytes"));
   }
   if (::fcntl(fd.get(), F_ADD_SEALS, kSizeSeals) != 0)
     return ErrnoStatus(errno, "F_ADD_SEALS of a memfd");
   return SealedMemfd(std::move(fd), size_bytes);
 }
+
+SealedMemfd::SealedMemfd(UniqueFd fd, uint64_t size_bytes)
+    : fd_(std::move(fd)), size_bytes_(size_bytes), page_bytes_(PageBytesOf(fd_.get())) {}
+
+SealedMemfd::SealedMemfd(SealedMemfd&& other) noexcept = default;
+
+SealedMemfd& SealedMemfd::operator=(SealedMemfd&& other) noexcept {
+  keeper_ = std::move(other.keeper_);  // Before the descriptor that the old one borrows.
+  fd_ = std::move(other.fd_);
+  size_bytes_ = other.size_bytes_;
+  page_bytes_ = other.page_bytes_;
+  map_policy_ = other.map_policy_;
+  return *this;
+}
+
+SealedMemfd::~SealedMemfd() = default;
+
+void SealedMemfd::set_keeper(std::unique_ptr<SectionKeeper> keeper) { keeper_ = std::move(keeper); }
 
 absl::StatusOr<SealedMemfd> SealedMemfd::Adopt(UniqueFd fd, uint64_t size_bytes,
                                                bool writers_sealed) {

@@ -18,6 +18,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -28,6 +29,20 @@ namespace iob::shm {
 enum class FdMode { kReadOnly, kReadWrite };
 
 class SealedMemfd;
+class SectionKeeper;
+
+// When the pages of a memfd are taken from the machine.
+enum class Allocation {
+  kNow,    // Before anybody sees it: touching it cannot fail.
+  kLater,  // By whoever allocates or touches it.
+};
+
+// How this process maps a section, wherever it does.
+struct MapPolicy {
+  bool prefault = false;  // Page tables filled at once.
+  bool secret = false;    // Left out of core dumps and of forked children.
+  bool huge = false;      // At addresses that transparent huge pages fit.
+};
 
 // A fresh memfd: no size, no seals, mode 0600, close-on-exec, not executable where the kernel can
 // say so (MFD_NOEXEC_SEAL, Linux 6.3). Can only become a SealedMemfd.
@@ -36,12 +51,16 @@ class Memfd {
   // `name` shows up in /proc/PID/maps; at most 249 bytes.
   // UNAVAILABLE (descriptors), RESOURCE_EXHAUSTED (memory), INTERNAL.
   static absl::StatusOr<Memfd> Create(absl::string_view name);
+  // The same in huge pages of the machine's pool. `page_bytes` is a power of two that PoolOf knows.
+  static absl::StatusOr<Memfd> CreateInPool(absl::string_view name, uint64_t page_bytes);
 
   // Sizes it, allocates every page (so that touching it later cannot fail), and seals the size.
   // Consumes the Memfd. RESOURCE_EXHAUSTED when the memory is not there; nothing stays allocated.
-  absl::StatusOr<SealedMemfd> SealSize(uint64_t size_bytes) &&;
+  absl::StatusOr<SealedMemfd> SealSize(uint64_t size_bytes,
+                                       Allocation allocation = Allocation::kNow) &&;
 
  private:
+  static absl::StatusOr<Memfd> CreateWith(absl::string_view name, unsigned int flags);
   explicit Memfd(UniqueFd fd) : fd_(std::move(fd)) {}
   UniqueFd fd_;
 };
@@ -54,8 +73,19 @@ class SealedMemfd {
   // FAILED_PRECONDITION says which of these does not hold.
   static absl::StatusOr<SealedMemfd> Adopt(UniqueFd fd, uint64_t size_bytes, bool writers_sealed);
 
+  SealedMemfd(SealedMemfd&& other) noexcept;
+  SealedMemfd& operator=(SealedMemfd&& other) noexcept;
+  ~SealedMemfd();
+
   uint64_t size_bytes() const { return size_bytes_; }
+  // Of the pages that it consists of: windows begin and end at multiples of it.
+  uint64_t page_bytes() const { return page_bytes_; }
   int fd() const { return fd_.get(); }
+
+  const MapPolicy& map_policy() const { return map_policy_; }
+  void set_map_policy(const MapPolicy& policy) { map_policy_ = policy; }
+  // Holds a lock on its memory, or will wipe it.
+  void set_keeper(std::unique_ptr<SectionKeeper> keeper);
 
   // No further writable mapping for anybody, ever (M2), and no further seal. Map first.
   absl::Status SealAgainstWriters();
@@ -69,9 +99,12 @@ class SealedMemfd {
 
  private:
   friend class Memfd;
-  SealedMemfd(UniqueFd fd, uint64_t size_bytes) : fd_(std::move(fd)), size_bytes_(size_bytes) {}
+  SealedMemfd(UniqueFd fd, uint64_t size_bytes);
   UniqueFd fd_;
   uint64_t size_bytes_;
+  uint64_t page_bytes_;
+  MapPolicy map_policy_;
+  std::unique_ptr<SectionKeeper> keeper_;  // Borrows fd_, so it goes first.
 };
 
 }  // namespace iob::shm

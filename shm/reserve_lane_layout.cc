@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "shm/mapping.h"
 #include "shm/result.h"
+#include "shm/section.h"
 
 namespace iob::shm {
 
@@ -62,13 +63,12 @@ absl::Status LaneLayout::CheckSections(const SealedMemfd& lane_memfd,
                    control_memfd.size_bytes(), " bytes do not make a lane of ", capacity_bytes_));
 }
 
-absl::StatusOr<LaneSections> CreateLaneSections(const LaneLayout& layout) {
-  IOB_ASSIGN_OR_RETURN(Memfd fresh_lane, Memfd::Create("iob-lane"));
+absl::StatusOr<LaneSections> CreateLaneSections(const LaneLayout& layout,
+                                                const Placement& placement) {
   IOB_ASSIGN_OR_RETURN(SealedMemfd lane,
-                       std::move(fresh_lane).SealSize(layout.lane_section_bytes()));
-  IOB_ASSIGN_OR_RETURN(Memfd fresh_control, Memfd::Create("iob-lane-control"));
+                       MakeSection("iob-lane", layout.lane_section_bytes(), placement));
   IOB_ASSIGN_OR_RETURN(SealedMemfd control,
-                       std::move(fresh_control).SealSize(layout.control_section_bytes()));
+                       MakeSection("iob-lane-control", layout.control_section_bytes(), placement));
   return LaneSections{.lane = std::move(lane), .control = std::move(control)};
 }
 

@@ -39,6 +39,7 @@
 #include "shm/hostile.h"
 #include "shm/ledger.h"
 #include "shm/memfd.h"
+#include "shm/placement.h"
 #include "shm/ring_layout.h"
 
 namespace iob::shm {
@@ -160,7 +161,8 @@ struct LaneSections {
   SealedMemfd lane;
   SealedMemfd control;
 };
-absl::StatusOr<LaneSections> CreateLaneSections(const LaneLayout& layout);
+absl::StatusOr<LaneSections> CreateLaneSections(const LaneLayout& layout,
+                                                const Placement& placement = {});
 
 // What a producer says of itself in its page.
 struct LaneAccount {

@@ -4,17 +4,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "shm/result.h"
+#include "shm/section.h"
 
 namespace iob::shm {
-namespace {
-
-absl::StatusOr<SealedMemfd> MakeSection(absl::string_view name, uint64_t size_bytes) {
-  IOB_ASSIGN_OR_RETURN(Memfd fresh, Memfd::Create(name));
-  return std::move(fresh).SealSize(size_bytes);
-}
-
-}  // namespace
-
 absl::StatusOr<SharedLayout> SharedLayout::ForSize(uint64_t size_bytes, uint64_t granule_bytes) {
   if (size_bytes > kSizeBytesMax) {
     return absl::OutOfRangeError(absl::StrCat("a shared reserve ring of ", size_bytes,
@@ -36,10 +28,14 @@ absl::StatusOr<SharedLayout> SharedLayout::ForSize(uint64_t size_bytes, uint64_t
 }
 
 absl::StatusOr<SharedSections> SharedSections::Create(const SharedLayout& layout,
-                                                      uint64_t first_position) {
-  IOB_ASSIGN_OR_RETURN(SealedMemfd ctl, MakeSection("iob-ctl", layout.ctl_section_bytes()));
-  IOB_ASSIGN_OR_RETURN(SealedMemfd data, MakeSection("iob-data", layout.data_section_bytes()));
-  IOB_ASSIGN_OR_RETURN(SealedMemfd cons, MakeSection("iob-cons", layout.cons_section_bytes()));
+                                                      uint64_t first_position,
+                                                      const Placement& placement) {
+  IOB_ASSIGN_OR_RETURN(SealedMemfd ctl,
+                       MakeSection("iob-ctl", layout.ctl_section_bytes(), placement));
+  IOB_ASSIGN_OR_RETURN(SealedMemfd data,
+                       MakeSection("iob-data", layout.data_section_bytes(), placement));
+  IOB_ASSIGN_OR_RETURN(SealedMemfd cons,
+                       MakeSection("iob-cons", layout.cons_section_bytes(), placement));
   if (first_position != 0) {
     IOB_ASSIGN_OR_RETURN(const Mapping ctl_words, Mapping::Map(ctl, OnFork::kDrop));
     IOB_ASSIGN_OR_RETURN(const Mapping cons_words, Mapping::Map(cons, OnFork::kDrop));

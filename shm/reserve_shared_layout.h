@@ -49,6 +49,7 @@
 #include "shm/hostile.h"
 #include "shm/mapping.h"
 #include "shm/memfd.h"
+#include "shm/placement.h"
 
 namespace iob::shm {
 
@@ -226,7 +227,8 @@ struct SharedSections {
 
   // Empty, at `first_position`: a multiple of the ring's size, below kPositionMax.
   static absl::StatusOr<SharedSections> Create(const SharedLayout& layout,
-                                               uint64_t first_position = 0);
+                                               uint64_t first_position = 0,
+                                               const Placement& placement = {});
   // FAILED_PRECONDITION for sections of other sizes than the layout's.
   absl::Status Match(const SharedLayout& layout) const;
 };

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/error.h"
 #include "client/internal/attach_wire.h"
+#include "client/internal/placement_wire.h"
 #include "iob/v1/attach.pb.h"
 #include "shm/id_allocator_layout.h"
 #include "shm/kernel.h"
@@ -50,7 +51,8 @@ absl::Status IntegrityError(const std::string& what, absl::string_view why) {
 
 // V2, V3.
 absl::StatusOr<Section> AdoptSection(const v1::SectionGrant& claimed, bool writers_sealed,
-                                     FdTable* fds, const std::string& what) {
+                                     FdTable* fds, const std::string& what,
+                                     const shm::MapPolicy& policy = {}) {
   IOB_ASSIGN_OR_RETURN(shm::UniqueFd fd, fds->Take(claimed.fd_index()));
   const int flags = ::fcntl(fd.get(), F_GETFL);
   if (flags < 0) return shm::ErrnoStatus(errno, "F_GETFL of a received descriptor");
@@ -60,6 +62,7 @@ absl::StatusOr<Section> AdoptSection(const v1::SectionGrant& claimed, bool write
   absl::StatusOr<shm::SealedMemfd> memfd =
       shm::SealedMemfd::Adopt(std::move(fd), claimed.size_bytes(), writers_sealed);
   if (!memfd.ok()) return IntegrityError(what, memfd.status().message());
+  memfd->set_map_policy(policy);
   return Section{.memfd = std::move(*memfd), .writable = claimed.writable()};
 }
 
@@ -78,6 +81,13 @@ MediatedRingOptions ParseOptions(const v1::MediatedRingOptions& claimed) {
           .followers = claimed.followers(),
           .writer_records_max = claimed.writer_records_max(),
           .writer_bytes_max = claimed.writer_bytes_max()};
+}
+
+// Advice only: a broker that says the wrong thing here gets pages touched early or late.
+shm::MapPolicy PolicyOf(const ObtainedPlacement& placement) {
+  return {.prefault = placement.prefault,
+          .secret = placement.sensitive,
+          .huge = placement.huge_pages == HugePages::kTransparent};
 }
 
 absl::StatusOr<GrantedRegion> ParseRegion(const v1::RegionGrant& claimed, uint32_t position) {
@@ -112,7 +122,8 @@ absl::StatusOr<GrantedRegion> ParseRegion(const v1::RegionGrant& claimed, uint32
                        .mediated_ring = ParseOptions(claimed.mediated_ring()),
                        .follow = std::nullopt,
                        .id_owner = claimed.id_owner(),
-                       .direct = nullptr};
+                       .direct = nullptr,
+                       .placement = FromWire(claimed.placement())};
 }
 
 // V4 for one mediated ring: all its sections or none, of the sizes that the region's size makes
@@ -183,12 +194,12 @@ bool IsDirect(Discipline discipline) {
 
 // V7.
 absl::StatusOr<DirectGrant> AdoptDirect(const v1::RegionGrant& claimed, RegionRights rights,
-                                        FdTable* fds) {
+                                        shm::MapPolicy policy, FdTable* fds) {
   const std::string what = absl::StrCat("region ", claimed.index());
   std::vector<ConfirmedSection> confirmed;
   for (const v1::SectionGrant& claimed_section : claimed.sections()) {
-    IOB_ASSIGN_OR_RETURN(Section section,
-                         AdoptSection(claimed_section, /*writers_sealed=*/false, fds, what));
+    IOB_ASSIGN_OR_RETURN(Section section, AdoptSection(claimed_section, /*writers_sealed=*/false,
+                                                       fds, what, policy));
     confirmed.push_back({.kind = claimed_section.kind(),
                          .lane = claimed_section.lane(),
                          .writable = section.writable,
@@ -211,7 +222,8 @@ absl::Status AdoptSections(const v1::RegionGrant& claimed, HandleRights handle, 
     return ProtocolError(absl::StrCat(what, ": descriptors without a map right"));
   }
   if (IsDirect(region->discipline)) {
-    IOB_ASSIGN_OR_RETURN(DirectGrant direct, AdoptDirect(claimed, rights, fds));
+    IOB_ASSIGN_OR_RETURN(DirectGrant direct,
+                         AdoptDirect(claimed, rights, PolicyOf(region->placement), fds));
     region->direct = std::make_shared<DirectGrant>(std::move(direct));
     return absl::OkStatus();
   }
@@ -231,7 +243,8 @@ absl::Status AdoptSections(const v1::RegionGrant& claimed, HandleRights handle, 
       return ProtocolError(absl::StrCat(what, ": a writable section without map-write"));
     }
     const bool writers_sealed = data && (ring || sealed_ids);
-    IOB_ASSIGN_OR_RETURN(target, AdoptSection(section, writers_sealed, fds, what));
+    IOB_ASSIGN_OR_RETURN(
+        target, AdoptSection(section, writers_sealed, fds, what, PolicyOf(region->placement)));
   }
   return ring ? CheckRing(*region) : CheckData(*region);
 }
@@ -354,7 +367,7 @@ absl::StatusOr<DirectGrant> VerifyRing(const v1::RingGrant& claimed, uint32_t re
                                       region_index));
   }
   FdTable table(std::move(fds));
-  return AdoptDirect(region, rights, &table);
+  return AdoptDirect(region, rights, PolicyOf(FromWire(region.placement())), &table);
 }
 
 }  // namespace iob

@@ -63,6 +63,7 @@ struct GrantedRegion {
   // Of a reserve ring, broadcast or slot (V7). Shared with the ring's reader or writer, who puts
   // newer memory in its place.
   std::shared_ptr<DirectGrant> direct = nullptr;
+  ObtainedPlacement placement = {};  // As the broker says; sections are mapped so.
 };
 
 struct Grants {

@@ -40,15 +40,18 @@ Prot Granted(const GrantedRegion& region, HandleRights handle) {
   return writable ? Prot::kRead | Prot::kWrite : Prot::kRead;
 }
 
-// The window's length in whole pages.
-absl::StatusOr<uint64_t> CheckRange(uint64_t region_bytes, const RegionWindow& window) {
+// The window's length in whole pages, of the size that the region consists of.
+absl::StatusOr<uint64_t> CheckRange(const GrantedRegion& region, const RegionWindow& window) {
+  const uint64_t region_bytes = region.size_bytes;
+  // A power of two. Only plain memory lies in pages of the pool of huge ones.
+  const uint64_t page_bytes = region.data ? region.data->memfd.page_bytes() : shm::PageBytes();
   const uint64_t offset_bytes = window.offset_bytes;
   const uint64_t length_bytes = window.length_bytes;
-  if (offset_bytes % shm::PageBytes() != 0) {
-    return Invalid(absl::StrCat("offset ", offset_bytes, " is not a multiple of the page size ",
-                                shm::PageBytes()));
+  if (offset_bytes % page_bytes != 0) {
+    return Invalid(
+        absl::StrCat("offset ", offset_bytes, " is not a multiple of the page size ", page_bytes));
   }
-  const uint64_t rounded_bytes = shm::RoundUpToPages(length_bytes);
+  const uint64_t rounded_bytes = (length_bytes + page_bytes - 1) & ~(page_bytes - 1);
   if (rounded_bytes < length_bytes || offset_bytes > UINT64_MAX - rounded_bytes) {
     return OutOfRange(
         absl::StrCat(length_bytes, " bytes at offset ", offset_bytes, " end beyond every address"));
@@ -117,7 +120,7 @@ absl::StatusOr<shm::AddressRange> MapWindow(const GrantedRegion& region, HandleR
                       "UNSUPPORTED");
   }
   IOB_RETURN_IF_ERROR(CheckProt(region, handle, window.prot));
-  IOB_ASSIGN_OR_RETURN(const uint64_t size_bytes, CheckRange(region.size_bytes, window));
+  IOB_ASSIGN_OR_RETURN(const uint64_t size_bytes, CheckRange(region, window));
   const bool writable = Has(window.prot, Prot::kWrite);
   if (IsRing(region)) return MapRing(region, window.offset_bytes, size_bytes, writable);
   // Not empty, so it has memory: the right to read it was found there.
