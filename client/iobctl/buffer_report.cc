@@ -1,4 +1,5 @@
 #include "client/iobctl/buffer_report.h"
+#include "client/iobctl/placement_report.h"
 
 #include <algorithm>
 #include <chrono>
@@ -74,6 +75,7 @@ void AddRegion(const RegionInfo& region, JsonWriter* json) {
     json->EndObject();
   }
   AddOptions(region, json);
+  AddPlacement(region.placement, json);
   json->EndObject();
 }
 
@@ -150,6 +152,7 @@ std::string DescribeRegions(const std::vector<RegionInfo>& regions) {
   for (const RegionInfo& region : regions) {
     const std::string options = DescribeOptions(region);
     if (!options.empty()) absl::StrAppend(&text, "region ", region.index, ": ", options, "\n");
+    absl::StrAppend(&text, DescribePlacement(region));
   }
   return text;
 }

@@ -124,6 +124,12 @@ absl::StatusOr<Enum> ParseWord(const std::string& text, const std::array<Enum, N
 
 constexpr std::array kPolicies = {RingPolicy::kDropNew, RingPolicy::kOverwriteOldest,
                                   RingPolicy::kBlock};
+constexpr std::array kHugePages = {HugePages::kNone, HugePages::kTransparent, HugePages::k2MiB,
+                                   HugePages::k1GiB};
+constexpr std::array kCharges = {MemoryCharge::kBroker, MemoryCharge::kFirstTouch};
+constexpr std::array kItems = {PlacementItem::kHugePages, PlacementItem::kPrefault,
+                               PlacementItem::kLock,      PlacementItem::kNumaNode,
+                               PlacementItem::kCharge,    PlacementItem::kSensitive};
 constexpr std::array kStallPolicies = {StallPolicy::kWait, StallPolicy::kKill, StallPolicy::kRenew};
 constexpr std::array kLevels = {Enforcement::kAdvisory, Enforcement::kDac, Enforcement::kSealed,
                                 Enforcement::kMediated};
@@ -141,6 +147,11 @@ struct Option {
   std::optional<Discipline> only_for;  // Unset: every kind.
   absl::Status (*apply)(const std::string& value, RegionSpec* spec) = nullptr;
 };
+
+absl::Status SetFlag(bool* ret_flag) {
+  *ret_flag = true;
+  return absl::OkStatus();
+}
 
 // For any region.
 constexpr Option kCommonOptions[] = {
@@ -160,12 +171,34 @@ constexpr Option kCommonOptions[] = {
      [](const std::string& value, RegionSpec* spec) {
        return Store(ParseWord(value, kLevels), &spec->required_enforcement);
      }},
+    {"huge=", std::nullopt,
+     [](const std::string& value, RegionSpec* spec) {
+       return Store(ParseWord(value, kHugePages), &spec->placement.huge_pages);
+     }},
+    {"prefault", std::nullopt,
+     [](const std::string&, RegionSpec* spec) { return SetFlag(&spec->placement.prefault); }},
+    {"lock", std::nullopt,
+     [](const std::string&, RegionSpec* spec) { return SetFlag(&spec->placement.lock); }},
+    {"numa=", std::nullopt,
+     [](const std::string& value, RegionSpec* spec) {
+       uint32_t node = 0;
+       IOB_RETURN_IF_ERROR(Store(ParseUint32(value), &node));
+       spec->placement.numa_node = node;
+       return absl::OkStatus();
+     }},
+    {"charge=", std::nullopt,
+     [](const std::string& value, RegionSpec* spec) {
+       return Store(ParseWord(value, kCharges), &spec->placement.charge);
+     }},
+    {"sensitive", std::nullopt,
+     [](const std::string&, RegionSpec* spec) { return SetFlag(&spec->placement.sensitive); }},
+    {"must=", std::nullopt,
+     [](const std::string& value, RegionSpec* spec) {
+       IOB_ASSIGN_OR_RETURN(const PlacementItem item, ParseWord(value, kItems));
+       spec->placement.required.push_back(item);
+       return absl::OkStatus();
+     }},
 };
-
-absl::Status SetFlag(bool* ret_flag) {
-  *ret_flag = true;
-  return absl::OkStatus();
-}
 
 constexpr Discipline kRing = Discipline::kMediatedRing;
 constexpr Discipline kReserve = Discipline::kReserveRing;
