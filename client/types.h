@@ -382,6 +382,7 @@ struct KernelFeature {
   std::string name;
   bool available = false;
   std::string effect;
+  bool optional = false;  // Nothing is wrong without it: what placements can ask for.
 };
 
 struct Limits {

@@ -268,6 +268,7 @@ absl::Status GrpcService::DoGetLimits(const Caller& /*caller*/,
     told.set_name(feature.name);
     told.set_available(feature.available);
     told.set_effect(feature.effect);
+    told.set_optional(feature.optional);
   }
   return absl::OkStatus();
 }

@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -18,6 +19,8 @@
 #include "shm/kernel.h"
 #include "shm/mapping.h"
 #include "shm/memfd.h"
+#include "shm/placement.h"
+#include "shm/section.h"
 #include "shm/unique_fd.h"
 
 namespace iob::server {
@@ -109,9 +112,31 @@ bool PassRightsWorks() {
          ::setsockopt(socket.get(), SOL_SOCKET, SO_PASSRIGHTS, &off, sizeof(off)) == 0;
 }
 
-}  // namespace
+// Whatever the policy is: memory of ours is gathered by request (MADV_COLLAPSE, Linux 6.1).
+bool TransparentHugePagesWork() {
+  const auto section =
+      shm::MakeSection("iob-probe", shm::kHugePageBytes, {.transparent = true, .prefault = false});
+  return section.ok() && shm::HugeBytesOf(*section).value_or(0) == shm::kHugePageBytes;
+}
 
-KernelFeatures ProbeKernel() {
+bool PoolHasPages(uint64_t page_bytes) {
+  const auto pool = shm::PoolOf(page_bytes);
+  return pool && pool->total != 0;
+}
+
+// As much as one gigantic page, unless the limit does not apply to us.
+bool LockWorks() {
+  rlimit limit = {};
+  if (::getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur >= shm::kGiganticPageBytes)
+    return true;
+  // Only who is above the limit can lock more than it.
+  const uint64_t size_bytes = shm::RoundUpToPages(limit.rlim_cur + 1);
+  const auto range = shm::MakeSection("iob-probe", size_bytes, {.lock = true});
+  return range.ok();
+}
+
+// What rights, events and lifetimes rest on.
+KernelFeatures ProbeRights() {
   return {
       {.name = "size_seal",
        .available = SizeSealWorks(),
@@ -156,6 +181,43 @@ KernelFeatures ProbeKernel() {
        .effect = "the kernel refuses descriptors from clients (SO_PASSRIGHTS, Linux 6.16); else "
                  "the daemon does"},
   };
+}
+
+KernelFeatures ProbePlacement() {
+  KernelFeatures features = {
+      {.name = "huge_pages",
+       .available = TransparentHugePagesWork(),
+       .required = false,
+       .effect = "placement huge=transparent (Linux 6.1, or transparent_hugepage/shmem_enabled)"},
+      {.name = "huge_pool_2m",
+       .available = PoolHasPages(shm::kHugePageBytes),
+       .required = false,
+       .effect = "placement huge=2M: pages set aside when the daemon started (vm.nr_hugepages)"},
+      {.name = "huge_pool_1g",
+       .available = PoolHasPages(shm::kGiganticPageBytes),
+       .required = false,
+       .effect = "placement huge=1G: pages set aside when the daemon started "
+                 "(/sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages)"},
+      {.name = "memory_lock",
+       .available = LockWorks(),
+       .required = false,
+       .effect = "placement lock for more than a little (CAP_IPC_LOCK, or RLIMIT_MEMLOCK)"},
+      {.name = "numa",
+       .available = shm::MemoryNodes().size() > 1,
+       .required = false,
+       .effect = absl::StrCat("placement numa=N for several N; nodes with memory here: ",
+                              absl::StrJoin(shm::MemoryNodes(), ", "))},
+  };
+  for (KernelFeature& feature : features) feature.optional = true;
+  return features;
+}
+
+}  // namespace
+
+KernelFeatures ProbeKernel() {
+  KernelFeatures features = ProbeRights();
+  for (KernelFeature& feature : ProbePlacement()) features.push_back(std::move(feature));
+  return features;
 }
 
 absl::Status CheckRequired(const KernelFeatures& features) {

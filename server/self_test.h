@@ -17,6 +17,8 @@ struct KernelFeature {
   bool available = false;
   bool required = false;
   std::string effect;  // What it is for, and what happens without it.
+  // Offered to who asks for it; nothing is wrong without it.
+  bool optional = false;
 };
 using KernelFeatures = std::vector<KernelFeature>;
 

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <limits>
 #include <vector>
@@ -127,7 +128,7 @@ absl::StatusOr<AddressRange> AddressRange::Reserve(std::span<const Part> parts, 
   range.reserved_ = static_cast<std::byte*>(reserved);
   range.reserved_bytes_ = reserved_bytes;
   range.content_bytes_ = content_bytes;
-  const auto first = reinterpret_cast<uintptr_t>(range.reserved_) + PageBytes();
+  const auto first = std::bit_cast<uintptr_t>(range.reserved_) + PageBytes();
   range.base_ =
       range.reserved_ + PageBytes() + ((alignment.offset_bytes - first) & (alignment.bytes - 1));
   return range;

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cerrno>
 #include <cinttypes>
 #include <cstring>
@@ -122,7 +123,7 @@ uint64_t MappedHugeBytes(const std::byte* address) {
     uintptr_t end = 0;
     if (::sscanf(line, "%" SCNxPTR "-%" SCNxPTR " ", &begin, &end) == 2) {
       if (inside) break;
-      inside = begin == reinterpret_cast<uintptr_t>(address);
+      inside = begin == std::bit_cast<uintptr_t>(address);
       continue;
     }
     uint64_t kib = 0;

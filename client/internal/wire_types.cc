@@ -394,8 +394,10 @@ Limits FromWire(const v1::GetLimitsResponse& limits) {
                 .descriptors_max = limits.descriptors_max(),
                 .descriptors_open = limits.descriptors_open()};
   for (const v1::KernelFeature& feature : limits.kernel_features()) {
-    result.kernel_features.push_back(
-        {.name = feature.name(), .available = feature.available(), .effect = feature.effect()});
+    result.kernel_features.push_back({.name = feature.name(),
+                                      .available = feature.available(),
+                                      .effect = feature.effect(),
+                                      .optional = feature.optional()});
   }
   return result;
 }

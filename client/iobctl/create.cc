@@ -274,7 +274,7 @@ void AddCreate(CLI::App* app, const Globals* globals, Command* selected) {
       "  none          bytes\n"
       "Options of all: ep0=RIGHTS, ep1=RIGHTS (r w map, R W through the broker, - none), tag=N,\n"
       "require=advisory|dac|sealed|mediated.\n"
-      "Their memory, as far as the machine can; `iobctl info` shows what was obtained:\n"
+      "Their memory, as far as the machine can; `iobctl stat` shows what was obtained:\n"
       "  huge=transparent|2M|1G (pages; 2M and 1G for kind none), prefault (no first touch "
       "waits),\n"
       "  lock (never paged out), numa=NODE, charge=first-touch (kind none: whoever touches a page\n"

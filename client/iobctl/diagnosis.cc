@@ -46,7 +46,7 @@ void CheckDescriptors(const Limits& limits, std::vector<Warning>* warnings) {
 
 void CheckKernel(const Limits& limits, std::vector<Warning>* warnings) {
   for (const KernelFeature& feature : limits.kernel_features) {
-    if (feature.available) continue;
+    if (feature.available || feature.optional) continue;
     warnings->push_back({.about = "kernel",
                          .what = absl::StrCat("this kernel has no ", Escape(feature.name), ": ",
                                               Escape(feature.effect)),

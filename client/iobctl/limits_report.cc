@@ -38,6 +38,7 @@ void AddLimits(const Limits& limits, JsonWriter* json) {
     json->Member("name", feature.name);
     json->Member("available", feature.available);
     json->Member("effect", feature.effect);
+    json->Member("optional", feature.optional);
     json->EndObject();
   }
   json->EndArray();

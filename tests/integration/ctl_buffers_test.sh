@@ -44,6 +44,21 @@ expect_exit 1 '0 bytes' "$IOBCTL" create x --region id:0
 expect_exit 0 'CreateSharedRegion' "$IOBCTL" create --help
 expect_exit 1 'x.: no such buffer' "$IOBCTL" stat x
 
+# --- placement --------------------------------------------------------------------------------------
+
+ok "$IOBCTL" create keys --region none:2MiB:prefault,numa=0,charge=first-touch,sensitive,must=charge --lease 10m
+expect_line '^region 0 memory: prefault,numa=0,charge=first-touch,sensitive$' "$IOBCTL" stat keys
+ok "$IOBCTL" create far --region ring:64KiB:numa=1000 --lease 10m
+expect_line '^region 0 fell short of numa: .*nodes with memory here: 0' "$IOBCTL" stat far
+expect_json 'd["regions"][0]["placement"]["shortfalls"][0]["item"] == "numa"
+  and d["regions"][0]["placement"]["charge"] == "broker"
+  and "numa_node" not in d["regions"][0]["placement"]' "$IOBCTL" --json stat far
+expect_error_json 1 PLACEMENT "$IOBCTL" --json create x --region ring:64KiB:numa=1000,must=numa
+expect_exit 1 'must be a multiple of 2097152' "$IOBCTL" create x --region none:64KiB:huge=2M
+expect_exit 1 'TRANSPARENT works' "$IOBCTL" create x --region ring:2MiB:huge=2M
+expect_exit 2 "'3M' is not one of none, transparent, 2M, 1G" "$IOBCTL" create x --region none:3M:huge=3M
+expect_exit 0 'huge=transparent' "$IOBCTL" create --help
+
 # --- stat -------------------------------------------------------------------------------------------
 
 ok "$IOBCTL" signal logs ep0 --set 0,7

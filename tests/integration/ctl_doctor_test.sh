@@ -21,7 +21,9 @@ doctor "$IOBCTL"
 for line in 'buffers +16,384' 'regions per buffer +64' 'record +65,519 B in 8 parts' 'page +4\.0 KiB' \
   'id allocator +4\.0 GiB' 'interned blobs +1,048,576' 'name +31 B' 'handles +65,536' 'lease +24h 00m' \
   'watchers +1,024' 'attachments +16,384' 'ticket lifetime +10\.00 s' 'memory per uid +[0-9.]+ .iB' \
-  'descriptors +[0-9,]+, [0-9]+ in use' 'writer_seal +yes +level' 'size_seal +yes '; do
+  'descriptors +[0-9,]+, [0-9]+ in use' 'writer_seal +yes +level' 'size_seal +yes ' \
+  'huge_pages +(yes|no) +placement huge=transparent' 'huge_pool_2m +(yes|no) ' 'huge_pool_1g +(yes|no) ' \
+  'memory_lock +(yes|no) ' 'numa +(yes|no) .*nodes with memory here: 0'; do
   grep -Eq "^$line" "$WORK/doctor" || fail "no line \"$line\": $(cat "$WORK/doctor")"
 done
 # The daemon is ours here, and says so.
