@@ -62,7 +62,7 @@ int Fail(const absl::Status& status) {
 
 void LogStart(const Daemon& daemon, const KernelFeatures& features) {
   for (const KernelFeature& feature : features) {
-    if (!feature.available)
+    if (!feature.available && !feature.optional)
       LogWarn("kernel_feature_missing", {{"name", feature.name}, {"effect", feature.effect}});
   }
   LogInfo("started", {{"version", IOB_VERSION},
