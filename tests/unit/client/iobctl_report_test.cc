@@ -262,7 +262,7 @@ TEST(Stat, HasAllOfItInJson) {
   AddReport(report, &json);
   json.EndObject();
   EXPECT_THAT(json.text(), HasSubstr("\"id_allocator\":{\"next_id\":1234,\"free_bytes\":40000,"
-                                     "\"shared\":true,\"damaged\":true}}"));
+                                     "\"shared\":true,\"damaged\":true},\"placement\":{"));
   EXPECT_THAT(json.text(), HasSubstr("\"koid\":2,\"related_koid\":3,"));
   EXPECT_THAT(json.text(), HasSubstr("\"koid\":3,\"related_koid\":2,"));
   EXPECT_THAT(json.text(), HasSubstr("\"signals\":[\"peer-closed\",\"user-3\"]"));
@@ -297,7 +297,7 @@ TEST(Stat, ShowsWhatRingsWereMadeWith) {
                                      "\"gap_records\":false,"));
   EXPECT_THAT(json.text(), HasSubstr("\"reserve_ring\":{\"mode\":\"lanes\",\"lanes\":4,"
                                      "\"granule_bytes\":0,\"consumer_clears\":true,"));
-  EXPECT_THAT(json.text(), HasSubstr("\"slot_value_bytes\":4096}"));
+  EXPECT_THAT(json.text(), HasSubstr("\"slot_value_bytes\":4096,\"placement\":{"));
 }
 
 TEST(Stat, SaysWhoCountedWhatTheBrokerDidNot) {
