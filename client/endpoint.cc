@@ -30,7 +30,8 @@ AttachedRegion ToAttachedRegion(const GrantedRegion& region) {
           .enforcement = region.enforcement,
           .tag = region.tag,
           .koid = region.koid,
-          .mediated_ring = region.mediated_ring};
+          .mediated_ring = region.mediated_ring,
+          .placement = region.placement};
 }
 
 AttachedInfo ToInfo(const Grants& grants) {

@@ -67,6 +67,7 @@ struct AttachedRegion {
   uint64_t tag = 0;                                     // Which its records carry.
   uint64_t koid = 0;
   MediatedRingOptions mediated_ring = {};  // Of that discipline, as created.
+  ObtainedPlacement placement = {};        // Without shortfalls: see RegionInfo.
 };
 
 struct AttachedInfo {

@@ -1,7 +1,6 @@
 #include "shm/reserve_shared_salvage.h"
 
 #include <algorithm>
-#include <atomic>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -171,15 +170,16 @@ bool BasicSharedSalvage<kLapBits>::PrepareToWait(uint32_t how) {
   const auto held =
       std::find_if(holds_.begin(), holds_.end(), [](const auto& hold) { return hold.has_value(); });
   const uint64_t awaited = held != holds_.end() ? (*held)->position : frontier_;
-  cons_.Word<uint64_t>(kSharedWait).StoreRelease(awaited | 1);
-  // Dekker with the producers' submits: our flag, fence, their word.
-  std::atomic_thread_fence(std::memory_order_seq_cst);
+  // Dekker with the producers' submits: our flag, fence, their word (light_fence.h, L1).
+  do {
+    cons_.Word<uint64_t>(kSharedWait).StoreRelease(awaited | kSharedWaits | fence_.ask());
+  } while (!fence_.Heavy());
   return !HasRecords() && !poisoned_;
 }
 
 template <int kLapBits>
 void BasicSharedSalvage<kLapBits>::ClearWaiting() {
-  cons_.Word<uint64_t>(kSharedWait).StoreRelease(0);
+  cons_.Word<uint64_t>(kSharedWait).StoreRelease(fence_.ask());
 }
 
 template <int kLapBits>

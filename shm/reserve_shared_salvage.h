@@ -32,6 +32,7 @@
 
 #include "absl/status/status.h"
 #include "shm/futex.h"
+#include "shm/light_fence.h"
 #include "shm/mapping.h"
 #include "shm/reserve_shared_consumer.h"
 #include "shm/reserve_shared_layout.h"
@@ -101,6 +102,7 @@ class BasicSharedSalvage {
   uint64_t frontier_;
   uint32_t frontier_seen_low_ = 0;
   std::array<std::optional<Hold>, kSharedOwners> holds_;
+  LightFence fence_ = LightFence::ForThisProcess();
   bool moved_ = false;      // Since the last Release: frontier or holds.
   bool given_out_ = false;  // Since then, by Next.
   bool poisoned_ = false;

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/error.h"
 #include "client/iobctl/attach.h"
 #include "client/iobctl/buffer_report.h"
 #include "client/iobctl/command.h"
@@ -144,6 +145,13 @@ absl::StatusOr<int> RunTail(const Globals& globals, const TailFlags& flags) {
                        ChooseRing(endpoint, flags.attach, [](RegionRights rights) {
                          return rights.map_read() && rights.map_write();
                        }));
+  if (endpoint.info().regions[region_index].placement.sensitive) {
+    return WithReason(
+        absl::PermissionDeniedError(absl::StrCat(
+            "region ", region_index,
+            " is sensitive: its records are not printed; a program of yours can read them")),
+        "ACCESS_DENIED");
+  }
   IOB_ASSIGN_OR_RETURN(RingReader reader, endpoint.OpenReader(region_index));
   const auto start = std::chrono::steady_clock::now();
   const bool show_progress = !flags.quiet && ::isatty(STDOUT_FILENO) == 0;
