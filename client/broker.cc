@@ -196,6 +196,7 @@ absl::StatusOr<CreatedBuffer> Broker::CreateBuffer(const CreateOptions& options)
   for (const EndpointId endpoint : options.attach) request.add_attach(iob::ToWire(endpoint));
   IOB_ASSIGN_OR_RETURN(const uint32_t lease_ms, LeaseToWire(options.lease));
   request.set_lease_ms(lease_ms);
+  request.set_snapshot_on_crash(options.snapshot_on_crash);
   v1::CreateBufferResponse response;
   IOB_RETURN_IF_ERROR(impl_->Call(&v1::BrokerService::Stub::CreateBuffer, request, &response));
   CreatedBuffer created{.info = FromWire(response.buffer()),

@@ -41,6 +41,7 @@
 #include "absl/status/statusor.h"
 #include "client/endpoint.h"
 #include "client/event_watch.h"
+#include "client/snapshot.h"
 #include "client/stats_watch.h"
 #include "client/types.h"
 
@@ -75,6 +76,8 @@ struct CreateOptions {
   // Not zero: the handles live by a lease of that long (Limits::lease_max at most) instead of with
   // this process.
   std::chrono::milliseconds lease{0};
+  // When an endpoint crashes, the daemon keeps a copy of all regions: see GetAutopsy.
+  bool snapshot_on_crash = false;
 };
 
 struct CreatedBuffer {
@@ -266,6 +269,23 @@ class Broker {
   //   order
   absl::Status Write(const Handle& handle, uint32_t region_index,
                      std::span<const std::span<const std::byte>> parts);
+
+  // An immutable copy of one region, or of all that the handle may read (map-read or mediated-read;
+  // of a ring that producers write themselves, its consuming endpoint). It counts as memory of
+  // whoever asks, until it is unmapped. See client/snapshot.h for what a copy promises.
+  //   OUT_OF_RANGE                         region_index
+  //   PERMISSION_DENIED / ACCESS_DENIED    no right to read this region, or any
+  //   FAILED_PRECONDITION / MAY_BE_TORN    require_consistent, and an endpoint may write it
+  //   FAILED_PRECONDITION / NOT_COPIED     a region that is never copied
+  //   UNAVAILABLE / BUSY                   too many copies at once, or a ring that is written
+  //                                        faster than it can be copied
+  absl::StatusOr<Snapshot> TakeSnapshot(const Handle& handle, const SnapshotOptions& options = {});
+
+  // Endpoints that crashed, of buffers with snapshot_on_crash, newest first: one's own; for root
+  // and the daemon's uid all. `buffer_name`: only of buffers that had this name.
+  absl::StatusOr<std::vector<AutopsyInfo>> ListAutopsies(const std::string& buffer_name = {});
+  // What is left of the last state. NOT_FOUND.
+  absl::StatusOr<Autopsy> GetAutopsy(uint64_t id);
 
   // What CreateBuffer and the attach socket allow, and what this kernel enforces.
   absl::StatusOr<Limits> GetLimits();

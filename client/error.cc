@@ -34,6 +34,8 @@ constexpr std::string_view kReasons[] = {
     "WRONG_OBJECT",
     "REGION_FULL",
     "PLACEMENT",
+    "MAY_BE_TORN",
+    "NOT_COPIED",
     kReasonDisconnected,
     kReasonRevoked,
     kReasonDetached,

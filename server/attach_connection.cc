@@ -179,6 +179,8 @@ void AttachConnection::OnRedeem(const v1::Redeem& redeem) {
   const HolderInfo holder{
       .uid = identity_.peer_uid, .gid = identity_.peer_gid, .pid = identity_.peer_pid};
   const int64_t now_ns = host_.loop().clock().MonotonicNs();
+  if (const auto sent = host_.SendSnapshot(*token, holder.uid, channel_))
+    return sent->ok() ? End({.kind = CloseKind::kClosed}) : Refuse(*sent);
   auto attachment = host_.registry().LookUpTicket(*token, holder, now_ns);
   if (!attachment.ok()) return Refuse(attachment.status());
   attachment_ = *std::move(attachment);

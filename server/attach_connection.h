@@ -44,6 +44,9 @@ class AttachHost {
   virtual Registry& registry() = 0;
   virtual Mediator& mediator() = 0;
   virtual MediatorPool& mediator_pool() = 0;
+  // Sends the snapshot behind a ticket; nothing when it is not one of a snapshot of this uid's.
+  virtual std::optional<absl::Status> SendSnapshot(const Token& ticket, uint32_t peer_uid,
+                                                   shm::FdChannel& channel) = 0;
   // The attachment is held by this connection from here on.
   virtual void OnAttached(ConnectionId connection, AttachmentId attachment) = 0;
   // It got a ticket wrong or broke the protocol.

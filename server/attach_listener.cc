@@ -55,6 +55,11 @@ void AttachListener::OnConnection(shm::UniqueFd socket) {
   pending_.insert(id);
 }
 
+std::optional<absl::Status> AttachListener::SendSnapshot(const Token& ticket, uint32_t peer_uid,
+                                                         shm::FdChannel& channel) {
+  return snapshots_.Redeem(ticket, peer_uid, channel);
+}
+
 void AttachListener::OnAttached(ConnectionId connection, AttachmentId attachment) {
   by_attachment_[attachment] = connection;
   pending_.erase(connection);

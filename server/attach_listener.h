@@ -21,6 +21,7 @@
 #include "server/mediator_pool.h"
 #include "server/registry.h"
 #include "server/ring_keeper.h"
+#include "server/snapshots.h"
 
 namespace iob::server {
 
@@ -33,6 +34,7 @@ class AttachListener final : public AttachHost {
     Mediator& mediator;
     MediatorPool& mediator_pool;
     RingKeeper& ring_keeper;
+    Snapshots& snapshots;
     const Limits& limits;
   };
   // `listening` is the attach socket.
@@ -65,6 +67,8 @@ class AttachListener final : public AttachHost {
   Registry& registry() override { return registry_; }
   Mediator& mediator() override { return mediator_; }
   MediatorPool& mediator_pool() override { return mediator_pool_; }
+  std::optional<absl::Status> SendSnapshot(const Token& ticket, uint32_t peer_uid,
+                                           shm::FdChannel& channel) override;
   void OnAttached(ConnectionId connection, AttachmentId attachment) override;
   void OnRefused(const absl::Status& why, const Identity& who) override;
   void OnWaitsForRoom(ConnectionId connection, Region& region) override;
@@ -81,6 +85,7 @@ class AttachListener final : public AttachHost {
         mediator_(dependencies.mediator),
         mediator_pool_(dependencies.mediator_pool),
         ring_keeper_(dependencies.ring_keeper),
+        snapshots_(dependencies.snapshots),
         limits_(dependencies.limits) {}
   void OnConnection(shm::UniqueFd socket);
   AttachConnection* OfAttachment(AttachmentId attachment);
@@ -93,6 +98,7 @@ class AttachListener final : public AttachHost {
   Mediator& mediator_;
   MediatorPool& mediator_pool_;
   RingKeeper& ring_keeper_;
+  Snapshots& snapshots_;
   const Limits& limits_;
   ConnectionId next_connection_ = 1;
   absl::flat_hash_map<ConnectionId, std::unique_ptr<AttachConnection>> connections_;

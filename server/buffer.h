@@ -84,6 +84,9 @@ class Buffer {
   const OpenRule& open_rule(shm::EndpointId id) const {
     return open_rules_[static_cast<size_t>(id)];
   }
+  // Whether a copy is kept when an endpoint crashes.
+  bool snapshot_on_crash() const { return snapshot_on_crash_; }
+  void set_snapshot_on_crash(bool on) { snapshot_on_crash_ = on; }
   BufferSignals& signal() { return signal_; }
   const BufferSignals& signal() const { return signal_; }
 
@@ -104,6 +107,7 @@ class Buffer {
   std::array<Endpoint, 2> endpoints_;
   std::array<OpenRule, 2> open_rules_;
   BufferSignals signal_;
+  bool snapshot_on_crash_ = false;
   Charge charge_;
 };
 

@@ -153,6 +153,7 @@ absl::StatusOr<Lease> LeaseFromProto(uint32_t lease_ms, int64_t now_ns) {
 absl::StatusOr<CreateParams> FromProto(const v1::CreateBufferRequest& request, int64_t now_ns) {
   CreateParams params{.name = request.name(), .regions = {}, .open_rules = {}, .lease = {}};
   IOB_ASSIGN_OR_RETURN(params.lease, LeaseFromProto(request.lease_ms(), now_ns));
+  params.snapshot_on_crash = request.snapshot_on_crash();
   for (const v1::RegionSpec& spec : request.regions()) params.regions.push_back(FromProto(spec));
   IOB_ASSIGN_OR_RETURN(params.open_rules[0], FromProto(request.ep0_open(), "ep0_open"));
   IOB_ASSIGN_OR_RETURN(params.open_rules[1], FromProto(request.ep1_open(), "ep1_open"));
@@ -164,6 +165,13 @@ v1::CloseReason ToProto(const shm::CloseReason& reason) {
   told.set_kind(static_cast<v1::CloseKind>(reason.kind));
   told.set_code(reason.code);
   return told;
+}
+
+void SetTime(absl::Time time, google::protobuf::Timestamp& stamp) {
+  const int64_t seconds = absl::ToUnixSeconds(time);
+  stamp.set_seconds(seconds);
+  stamp.set_nanos(
+      static_cast<int32_t>(absl::ToInt64Nanoseconds(time - absl::FromUnixSeconds(seconds))));
 }
 
 v1::SharedRegionInfo ToProto(const SharedRegion& region) {

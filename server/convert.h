@@ -35,6 +35,8 @@ absl::StatusOr<Lease> LeaseFromProto(uint32_t lease_ms, int64_t now_ns);
 
 v1::CloseReason ToProto(const shm::CloseReason& reason);
 
+void SetTime(absl::Time time, google::protobuf::Timestamp& stamp);
+
 // What a ring was made with, into a RegionInfo or a RegionGrant.
 template <typename Message>
 void FillRingOptions(const RegionSpec& spec, Message& message) {

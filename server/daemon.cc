@@ -104,6 +104,7 @@ Daemon::~Daemon() {
   // A daemon that failed to start, or was never run: nothing is in flight, so this does not wait.
   if (grpc_server_ && !stopping_) grpc_server_->Shutdown(std::chrono::system_clock::now());
   registry_.SetObserver(nullptr);
+  registry_.SetLastLook(nullptr);
 }
 
 absl::Status Daemon::StartServing() {
@@ -117,6 +118,17 @@ absl::Status Daemon::StartServing() {
            .quota = quota_,
            .on_readable = [this](Koid buffer, uint32_t index) { OnRecordsReadable(buffer, index); },
            .on_updated = [this](Koid region) { watchers_.Strobe(region); }}));
+  IOB_ASSIGN_OR_RETURN(snapshots_,
+                       Snapshots::Create({.loop = *loop_, .registry = registry_, .quota = quota_}));
+  crash_store_ = std::make_unique<CrashStore>(CrashStore::Dependencies{.clock = loop_->clock(),
+                                                                       .registry = registry_,
+                                                                       .snapshots = *snapshots_,
+                                                                       .limits = options_.limits});
+  registry_.SetLastLook([this](Buffer& buffer, shm::EndpointId endpoint, shm::CloseReason reason) {
+    crash_store_->OnClosing(buffer, endpoint, reason);
+    snapshots_->BeforeRelease(buffer);
+  });
+  grpc_service_.SetSnapshots(snapshots_.get(), crash_store_.get());
   IOB_ASSIGN_OR_RETURN(shm::UniqueFd attach_socket,
                        runtime_dir_->Listen(runtime_dir_->attach_socket_path(), SOCK_SEQPACKET,
                                             static_cast<mode_t>(options_.socket_mode)));
@@ -125,6 +137,7 @@ absl::Status Daemon::StartServing() {
                                                                 .mediator = mediator_,
                                                                 .mediator_pool = *mediator_pool_,
                                                                 .ring_keeper = ring_keeper_,
+                                                                .snapshots = *snapshots_,
                                                                 .limits = options_.limits},
                                                                std::move(attach_socket)));
   IOB_RETURN_IF_ERROR(StartGrpc());
@@ -170,6 +183,7 @@ void Daemon::BeginStop() {
   grpc_listener_->StopAccepting();
   watchers_.Stop();
   stats_watchers_.Stop();
+  snapshots_->Stop();
   stopper_ = std::thread([this] {
     if (auto* const health = grpc_server_->GetHealthCheckService()) health->SetServingStatus(false);
     grpc_server_->Shutdown(std::chrono::system_clock::now() + kGrpcDrain);
@@ -224,6 +238,8 @@ std::vector<prometheus::MetricFamily> Daemon::Collect() {
                          .liveness = *liveness_,
                          .watchers = watchers_,
                          .mediator_pool = *mediator_pool_,
+                         .snapshots = *snapshots_,
+                         .crash_store = *crash_store_,
                          .stalls = ring_keeper_.stalls(),
                          .renewals = ring_keeper_.renewals(),
                          .endpoints_closed = endpoints_closed_});
@@ -253,6 +269,7 @@ void Daemon::OnRevoke(AttachmentId attachment) { attach_listener_->OnRevoke(atta
 
 void Daemon::OnBufferGone(const BufferLabel& buffer) {
   liveness_->OnBufferGone(buffer.koid);
+  crash_store_->OnBufferGone(buffer.koid);
   ring_keeper_.OnBufferGone(buffer.koid);
   event_feed_.BufferGone(buffer);
   stats_watchers_.BufferGone(buffer.koid);
@@ -301,6 +318,7 @@ void Daemon::OnAttached(const BufferLabel& buffer, shm::EndpointId endpoint,
 
 void Daemon::OnDetached(const BufferLabel& buffer, shm::EndpointId endpoint,
                         const HolderInfo& holder, shm::CloseReason reason) {
+  crash_store_->OnDetached(buffer.koid, endpoint, reason);
   event_feed_.EndpointDetached(buffer, endpoint, holder, reason);
 }
 

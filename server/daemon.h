@@ -23,6 +23,7 @@
 #include "server/admin_http.h"
 #include "server/attach_listener.h"
 #include "server/clock.h"
+#include "server/crash_store.h"
 #include "server/event_feed.h"
 #include "server/event_log.h"
 #include "server/event_loop.h"
@@ -37,6 +38,7 @@
 #include "server/ring_keeper.h"
 #include "server/runtime_dir.h"
 #include "server/self_test.h"
+#include "server/snapshots.h"
 #include "server/stats_watchers.h"
 #include "server/watchers.h"
 
@@ -57,6 +59,7 @@ class Daemon final : public RegistryObserver {
 
   EventLoop& loop() { return *loop_; }
   Registry& registry() { return registry_; }
+  Snapshots& snapshots() { return *snapshots_; }
   const KernelFeatures& features() const { return features_; }
   const RuntimeDir& runtime_dir() const { return *runtime_dir_; }
   // host:port of the admin server; empty when it is off.
@@ -113,6 +116,8 @@ class Daemon final : public RegistryObserver {
   Registration expiry_timer_;
   int64_t expiry_armed_ns_ = 0;
   std::unique_ptr<Liveness> liveness_;
+  std::unique_ptr<Snapshots> snapshots_;
+  std::unique_ptr<CrashStore> crash_store_;
   std::unique_ptr<AttachListener> attach_listener_;
   std::unique_ptr<MediatorPool> mediator_pool_;  // Its threads end before what they call.
   std::unique_ptr<grpc::Server> grpc_server_;

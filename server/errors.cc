@@ -34,6 +34,8 @@ absl::StatusCode CodeOf(v1::ErrorReason reason) {
     case v1::ERROR_REASON_ENFORCEMENT:
     case v1::ERROR_REASON_IN_USE:
     case v1::ERROR_REASON_PLACEMENT:
+    case v1::ERROR_REASON_MAY_BE_TORN:
+    case v1::ERROR_REASON_NOT_COPIED:
       return absl::StatusCode::kFailedPrecondition;
     case v1::ERROR_REASON_RING_FULL:
     case v1::ERROR_REASON_REGION_FULL:

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "server/convert.h"
 #include "server/errors.h"
 #include "server/token.h"
 #include "shm/check.h"
@@ -35,13 +36,6 @@ std::optional<uint64_t> FromHex(absl::string_view claimed_digits) {
     }
   }
   return value;
-}
-
-void SetTime(absl::Time time, google::protobuf::Timestamp& stamp) {
-  const int64_t seconds = absl::ToUnixSeconds(time);
-  stamp.set_seconds(seconds);
-  stamp.set_nanos(
-      static_cast<int32_t>(absl::ToInt64Nanoseconds(time - absl::FromUnixSeconds(seconds))));
 }
 
 }  // namespace

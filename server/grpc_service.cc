@@ -48,15 +48,19 @@ grpc::ServerUnaryReactor* GrpcService::Run(grpc::CallbackServerContext* context,
     auto caller = listener_->CallerOf(context->peer());
     absl::Status status = caller.status();
     if (caller.ok()) status = RunOnce(*caller, *request, *response, operation);
-    if (ReasonOf(status) == v1::ERROR_REASON_INTERNAL) {
-      LogError("call_failed", {{"detail", std::string(status.message())}});
-    }
-    reactor->Finish(ToGrpcStatus(status));
+    Finish(reactor, status);
   });
   if (!posted) {
     reactor->Finish(ToGrpcStatus(LoopIsBehind()));
   }
   return reactor;
+}
+
+void GrpcService::Finish(grpc::ServerUnaryReactor* reactor, const absl::Status& status) {
+  if (ReasonOf(status) == v1::ERROR_REASON_INTERNAL) {
+    LogError("call_failed", {{"detail", std::string(status.message())}});
+  }
+  reactor->Finish(ToGrpcStatus(status));
 }
 
 template <typename Request, typename Response>
@@ -320,6 +324,8 @@ IOB_METHOD(SetName)
 IOB_METHOD(Signal)
 IOB_METHOD(SignalPeer)
 IOB_METHOD(AllocateId)
+IOB_METHOD(ListAutopsies)
+IOB_METHOD(GetAutopsy)
 #undef IOB_METHOD
 
 }  // namespace iob::server

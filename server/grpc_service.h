@@ -14,12 +14,14 @@
 
 #include "absl/status/status.h"
 #include "iob/v1/broker.grpc.pb.h"
+#include "server/crash_store.h"
 #include "server/event_loop.h"
 #include "server/grpc_listener.h"
 #include "server/mediator.h"
 #include "server/registry.h"
 #include "server/replay_cache.h"
 #include "server/self_test.h"
+#include "server/snapshots.h"
 #include "server/stats_watchers.h"
 #include "server/watchers.h"
 
@@ -41,6 +43,12 @@ class GrpcService final : public v1::BrokerService::CallbackService {
 
   // Before the first call; the listener needs the gRPC server, which needs this service.
   void SetListener(GrpcListener* listener) { listener_ = listener; }
+
+  // Before the first call, too.
+  void SetSnapshots(Snapshots* snapshots, CrashStore* crash_store) {
+    snapshots_ = snapshots;
+    crash_store_ = crash_store;
+  }
 
   // Called when something was made that runs out: the daemon looks at Registry::NextExpiryNs.
   void SetOnExpiring(EventLoop::Task on_expiring) { on_expiring_ = std::move(on_expiring); }
@@ -108,6 +116,15 @@ class GrpcService final : public v1::BrokerService::CallbackService {
   grpc::ServerUnaryReactor* AllocateId(grpc::CallbackServerContext* context,
                                        const v1::AllocateIdRequest* request,
                                        v1::AllocateIdResponse* response) override;
+  grpc::ServerUnaryReactor* Snapshot(grpc::CallbackServerContext* context,
+                                     const v1::SnapshotRequest* request,
+                                     v1::SnapshotResponse* response) override;
+  grpc::ServerUnaryReactor* ListAutopsies(grpc::CallbackServerContext* context,
+                                          const v1::ListAutopsiesRequest* request,
+                                          v1::ListAutopsiesResponse* response) override;
+  grpc::ServerUnaryReactor* GetAutopsy(grpc::CallbackServerContext* context,
+                                       const v1::GetAutopsyRequest* request,
+                                       v1::GetAutopsyResponse* response) override;
   grpc::ServerWriteReactor<v1::WatchEventsResponse>* WatchEvents(
       grpc::CallbackServerContext* context, const v1::WatchEventsRequest* request) override;
   StatsWatchers::Reactor* WatchStats(grpc::CallbackServerContext* context,
@@ -171,6 +188,17 @@ class GrpcService final : public v1::BrokerService::CallbackService {
   absl::Status DoAllocateId(const Caller& caller, const v1::AllocateIdRequest& request,
                             v1::AllocateIdResponse& response);
 
+  absl::Status DoListAutopsies(const Caller& caller, const v1::ListAutopsiesRequest& request,
+                               v1::ListAutopsiesResponse& response);
+  absl::Status DoGetAutopsy(const Caller& caller, const v1::GetAutopsyRequest& request,
+                            v1::GetAutopsyResponse& response);
+  // Calls `finish` once, when the copy is done.
+  using FinishCall = absl::AnyInvocable<void(const absl::Status&)>;
+  absl::Status StartSnapshot(const Caller& caller, const v1::SnapshotRequest& request,
+                             v1::SnapshotResponse& response, FinishCall& finish);
+  void FillTicket(const Token& ticket, v1::SnapshotTicket& told) const;
+  static void Finish(grpc::ServerUnaryReactor* reactor, const absl::Status& status);
+
   template <typename Request>
   absl::StatusOr<Buffer*> FindBuffer(const Caller& caller, const Request& request);
   absl::Status FillTicket(const Caller& caller, const Token& handle,
@@ -184,6 +212,8 @@ class GrpcService final : public v1::BrokerService::CallbackService {
   const KernelFeatures& features_;
   const std::string attach_socket_path_;
   GrpcListener* listener_ = nullptr;
+  Snapshots* snapshots_ = nullptr;
+  CrashStore* crash_store_ = nullptr;
   EventLoop::Task on_expiring_;
   ReplayCache replays_;
 };

@@ -43,6 +43,9 @@ struct Limits {
   uint32_t attach_pending_max = 64;
   uint32_t attachments_max = 16384;
   uint32_t grpc_connections_max = 1024;
+  // Last states of crashed endpoints, per owner: bytes of copies, and entries with or without one.
+  uint64_t crash_bytes_per_uid_max = uint64_t{64} << 20;
+  uint64_t crash_states_per_uid_max = 16;
   // Streams of WatchEvents; one uid gets a quarter.
   uint32_t watchers_max = 1024;
 };

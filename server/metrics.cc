@@ -221,6 +221,28 @@ void AddMediators(const MetricSources& sources, Families& out) {
               static_cast<double>(sources.renewals));
 }
 
+void AddSnapshots(const MetricSources& sources, Families& out) {
+  const Snapshots& snapshots = sources.snapshots;
+  const auto gauge = [&](const char* name, const char* help, uint64_t value) {
+    out.Gauge(name, help, static_cast<double>(value));
+  };
+  gauge("iob_snapshots", "Copies that exist: in the daemon, on their way, or mapped by a client.",
+        snapshots.memory().count());
+  gauge("iob_snapshot_bytes", "Their memory.", snapshots.memory().bytes());
+  gauge("iob_snapshot_tickets", "Copies whose ticket was not redeemed yet.",
+        snapshots.ticket_count());
+  gauge("iob_snapshots_copying", "Copies that are being made.", snapshots.copying_count());
+  gauge("iob_snapshot_cut_bytes_largest",
+        "Most that the loop ever copied at once, while the rings of a snapshot were held.",
+        snapshots.counters().cut_bytes_largest);
+  gauge("iob_autopsies", "Crashes in the crash store.", sources.crash_store.count());
+  gauge("iob_autopsy_bytes", "Memory of its copies.", sources.crash_store.bytes());
+  out.Counter("iob_snapshots_taken_total", "Copies made.",
+              static_cast<double>(snapshots.counters().taken));
+  out.Counter("iob_snapshots_failed_total", "Copies given up.",
+              static_cast<double>(snapshots.counters().failed));
+}
+
 void AddProcess(Families& out) {
   rusage usage = {};
   ::getrusage(RUSAGE_SELF, &usage);
@@ -249,6 +271,7 @@ std::vector<MetricFamily> CollectMetrics(const MetricSources& sources) {
   for (const RingRow& row : CollectRings(sources.registry)) AddRing(row, out);
   AddConnections(sources, out);
   AddMediators(sources, out);
+  AddSnapshots(sources, out);
   AddProcess(out);
   return std::move(out).Take();
 }

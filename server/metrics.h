@@ -13,12 +13,14 @@
 #include <vector>
 
 #include "server/attach_listener.h"
+#include "server/crash_store.h"
 #include "server/event_loop.h"
 #include "server/grpc_listener.h"
 #include "server/liveness.h"
 #include "server/mediator_pool.h"
 #include "server/quota.h"
 #include "server/registry.h"
+#include "server/snapshots.h"
 #include "server/watchers.h"
 
 namespace iob::server {
@@ -34,6 +36,8 @@ struct MetricSources {
   const Liveness& liveness;
   const Watchers& watchers;
   const MediatorPool& mediator_pool;
+  const Snapshots& snapshots;
+  const CrashStore& crash_store;
   uint64_t stalls;                                          // Of producers.
   uint64_t renewals;                                        // Of rings, because of them.
   const std::map<std::string, uint64_t>& endpoints_closed;  // By reason.

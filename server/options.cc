@@ -100,6 +100,20 @@ void AddMemoryFlags(CLI::App& app, Limits& limits) {
       ->capture_default_str();
 }
 
+void AddCrashFlags(CLI::App& app, Limits& limits) {
+  app.add_option("--crash-store-bytes", limits.crash_bytes_per_uid_max,
+                 "Bytes of last states of crashed endpoints, per owner; the oldest go")
+      ->envname("IOBD_CRASH_STORE_BYTES")
+      ->transform(CLI::AsSizeValue(false))
+      ->transform(NotNegative())
+      ->capture_default_str();
+  app.add_option("--crash-store-count", limits.crash_states_per_uid_max,
+                 "Crashes remembered, per owner; 0: none")
+      ->envname("IOBD_CRASH_STORE_COUNT")
+      ->check(CLI::Range(0U, 1024U))
+      ->capture_default_str();
+}
+
 void AddAttachFlags(CLI::App& app, Limits& limits) {
   app.add_option("--ticket-lifetime-ms", limits.ticket_lifetime_ms,
                  "How long a ticket can be redeemed")
@@ -148,6 +162,7 @@ ParsedOptions ParseOptions(int argc, char** argv) {
   AddServingFlags(app, options, socket_mode);
   AddMemoryFlags(app, options.limits);
   AddAttachFlags(app, options.limits);
+  AddCrashFlags(app, options.limits);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

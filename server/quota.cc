@@ -46,8 +46,10 @@ void Charge::Return() {
     books->buffers -= buffers_;
     books->descriptors -= descriptors_;
   }
-  if (account->second.buffers == 0 && account->second.memory_bytes == 0)
+  if (account->second.buffers == 0 && account->second.memory_bytes == 0 &&
+      account->second.descriptors == 0) {
     quota_->by_uid_.erase(account);
+  }
   quota_ = nullptr;
 }
 

@@ -165,6 +165,7 @@ absl::StatusOr<CreatedBuffer> Registry::CreateBuffer(const Caller& caller, Creat
     if (region.shared() != nullptr)
       region.shared()->AddUse(region.user(), {.buffer = &buffer, .region_index = i});
   }
+  buffer.set_snapshot_on_crash(params.snapshot_on_crash);
   buffers_[koid] = std::move(owned);
   buffers_created_ += 1;
   Emit([label = LabelOf(buffer), owner = buffer.owner(), bytes = buffer.memory_bytes()](
@@ -410,6 +411,7 @@ void Registry::CloseEndpoint(Buffer& buffer, EndpointId id) {
   Emit([label = LabelOf(buffer), id, reason = endpoint.reason](RegistryObserver& observer) {
     observer.OnEndpointClosed(label, id, reason);
   });
+  if (last_look_) last_look_(buffer, id, endpoint.reason);
   if (buffer.endpoint(peer).closed) ReleaseBuffer(buffer);
 }
 

@@ -65,6 +65,7 @@ struct CreateParams {
   std::vector<RegionSpec> regions;
   std::array<OpenRule, 2> open_rules;
   Lease lease = {};
+  bool snapshot_on_crash = false;
 };
 
 struct CreatedBuffer {
@@ -167,6 +168,12 @@ class Registry {
 
   // Before the first operation.
   void SetObserver(RegistryObserver* observer) { observer_ = observer; }
+
+  // Called while `endpoint` closes, in the middle of an operation and before any memory goes: to
+  // look, not to change anything.
+  using LastLook =
+      absl::AnyInvocable<void(Buffer& buffer, shm::EndpointId endpoint, shm::CloseReason reason)>;
+  void SetLastLook(LastLook last_look) { last_look_ = std::move(last_look); }
 
   // See BrokerService for the errors of each.
   absl::StatusOr<CreatedBuffer> CreateBuffer(const Caller& caller, CreateParams params,
@@ -302,6 +309,7 @@ class Registry {
   Quota& quota_;
   const uint32_t broker_uid_;
   RegistryObserver* observer_ = nullptr;
+  LastLook last_look_;
 
   Koid next_koid_ = 1;
   AttachmentId next_attachment_ = 1;

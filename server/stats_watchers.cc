@@ -21,13 +21,6 @@ namespace {
 
 constexpr int64_t kNsPerMs = 1'000'000;
 
-void SetTime(absl::Time time, google::protobuf::Timestamp& stamp) {
-  const int64_t seconds = absl::ToUnixSeconds(time);
-  stamp.set_seconds(seconds);
-  stamp.set_nanos(
-      static_cast<int32_t>(absl::ToInt64Nanoseconds(time - absl::FromUnixSeconds(seconds))));
-}
-
 }  // namespace
 
 void FillStats(Buffer& buffer, v1::GetStatsResponse& response) {

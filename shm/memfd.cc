@@ -54,12 +54,16 @@ absl::StatusOr<Memfd> Memfd::CreateInPool(absl::string_view name, uint64_t page_
 }
 
 absl::StatusOr<Memfd> Memfd::CreateWith(absl::string_view name, unsigned int flags) {
+  IOB_ASSIGN_OR_RETURN(UniqueFd fd, CreateUnsized(name, flags));
+  return Memfd(std::move(fd));
+}
+
+absl::StatusOr<UniqueFd> Memfd::CreateUnsized(absl::string_view name, unsigned int flags) {
   UniqueFd original(CreateDescriptor(std::string(name), flags));
   if (!original.valid()) return ErrnoStatus(errno, "memfd_create");
   // The default is 0777: any uid that holds a read-only descriptor could reopen it for writing.
   if (::fchmod(original.get(), 0600) != 0) return ErrnoStatus(errno, "fchmod of a memfd");
-  IOB_ASSIGN_OR_RETURN(UniqueFd reopened, Reopen(original.get(), O_RDWR));
-  return Memfd(std::move(reopened));
+  return Reopen(original.get(), O_RDWR);
 }
 
 absl::StatusOr<SealedMemfd> Memfd::SealSize(uint64_t size_bytes, Allocation allocation) && {

@@ -54,6 +54,9 @@ class Memfd {
   // The same in huge pages of the machine's pool. `page_bytes` is a power of two that PoolOf knows.
   static absl::StatusOr<Memfd> CreateInPool(absl::string_view name, uint64_t page_bytes);
 
+  // The descriptor alone, for a memory file with rules of its own (frozen_memfd.h).
+  static absl::StatusOr<UniqueFd> CreateUnsized(absl::string_view name, unsigned int flags = 0);
+
   // Sizes it, allocates every page (so that touching it later cannot fail), and seals the size.
   // Consumes the Memfd. RESOURCE_EXHAUSTED when the memory is not there; nothing stays allocated.
   absl::StatusOr<SealedMemfd> SealSize(uint64_t size_bytes,

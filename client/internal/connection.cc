@@ -272,6 +272,8 @@ void Connection::Dispatch(std::span<const std::byte> packet) {
       return AnswerOldest(AnswerKind::kRingGrant);
     case v1::BrokerPacket::kGrants:
       return Fail(ProtocolError("a second set of grants"));
+    case v1::BrokerPacket::kSnapshot:
+      return Fail(ProtocolError("a snapshot on an endpoint's connection"));
     case v1::BrokerPacket::PACKET_NOT_SET:
       // From a newer broker: not for us, and it expects no answer.
       return;

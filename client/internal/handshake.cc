@@ -7,6 +7,7 @@
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "client/error.h"
@@ -101,25 +102,45 @@ absl::StatusOr<shm::Received> ReceiveAnswer(shm::FdChannel* channel, std::span<s
   return ProtocolError("an answer of no kind");
 }
 
-}  // namespace
+struct Answer {
+  shm::FdChannel channel;
+  v1::BrokerPacket packet;
+  std::vector<shm::UniqueFd> fds;
+};
 
-absl::StatusOr<Handshake> RedeemTicket(const Ticket& ticket, Deadline deadline) {
-  IOB_ASSIGN_OR_RETURN(shm::FdChannel channel, Connect(ticket.socket_path()));
+// What the broker gives for the ticket; its refusal as an error.
+absl::StatusOr<Answer> ShowTicket(const Ticket& ticket, Deadline deadline) {
+  Answer answer;
+  IOB_ASSIGN_OR_RETURN(answer.channel, Connect(ticket.socket_path()));
   // A failure to send is explained by what the broker said before it hung up.
-  const absl::Status sent = SendRedeem(ticket, &channel, deadline);
+  const absl::Status sent = SendRedeem(ticket, &answer.channel, deadline);
   if (absl::IsDeadlineExceeded(sent)) return NoAnswer(sent);
   const auto memory = std::make_unique_for_overwrite<std::byte[]>(shm::kPacketBytesMax);
   const std::span<std::byte> buffer(memory.get(), shm::kPacketBytesMax);
-  IOB_ASSIGN_OR_RETURN(shm::Received received, ReceiveAnswer(&channel, buffer, deadline));
-  v1::BrokerPacket packet;
-  if (!packet.ParseFromArray(buffer.data(), static_cast<int>(received.size_bytes))) {
+  IOB_ASSIGN_OR_RETURN(shm::Received received, ReceiveAnswer(&answer.channel, buffer, deadline));
+  if (!answer.packet.ParseFromArray(buffer.data(), static_cast<int>(received.size_bytes)))
     return ProtocolError("an answer that cannot be parsed");
-  }
-  if (packet.has_error()) return ToStatus(packet.error());
-  if (!packet.has_grants()) return ProtocolError("an answer that is neither grants nor an error");
-  IOB_ASSIGN_OR_RETURN(Grants grants,
-                       VerifyGrants(packet.grants(), std::move(received.fds), ticket.endpoint()));
-  return Handshake{.channel = std::move(channel), .grants = std::move(grants)};
+  if (answer.packet.has_error()) return ToStatus(answer.packet.error());
+  answer.fds = std::move(received.fds);
+  return answer;
+}
+
+}  // namespace
+
+absl::StatusOr<Handshake> RedeemTicket(const Ticket& ticket, Deadline deadline) {
+  IOB_ASSIGN_OR_RETURN(Answer answer, ShowTicket(ticket, deadline));
+  if (!answer.packet.has_grants())
+    return ProtocolError("an answer that is neither grants nor an error");
+  IOB_ASSIGN_OR_RETURN(Grants grants, VerifyGrants(answer.packet.grants(), std::move(answer.fds),
+                                                   ticket.endpoint()));
+  return Handshake{.channel = std::move(answer.channel), .grants = std::move(grants)};
+}
+
+absl::StatusOr<shm::UniqueFd> RedeemSnapshot(const Ticket& ticket, Deadline deadline) {
+  IOB_ASSIGN_OR_RETURN(Answer answer, ShowTicket(ticket, deadline));
+  if (!answer.packet.has_snapshot() || answer.fds.size() != 1)
+    return ProtocolError("an answer that is neither one snapshot nor an error");
+  return std::move(answer.fds.front());
 }
 
 absl::Status ConfirmMapped(shm::FdChannel* channel) {

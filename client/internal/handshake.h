@@ -18,6 +18,10 @@ struct Handshake {
 // Connects and redeems; the grants are verified. Errors as Endpoint::Attach.
 absl::StatusOr<Handshake> RedeemTicket(const Ticket& ticket, Deadline deadline);
 
+// Connects and redeems the ticket of a snapshot: its descriptor, which is not verified yet. Errors
+// as Endpoint::Attach.
+absl::StatusOr<shm::UniqueFd> RedeemSnapshot(const Ticket& ticket, Deadline deadline);
+
 // Tells the broker that the memory is mapped.
 absl::Status ConfirmMapped(shm::FdChannel* channel);
 

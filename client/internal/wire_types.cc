@@ -413,4 +413,63 @@ absl::StatusOr<Ticket> FromWire(const v1::Ticket& ticket) {
                 std::chrono::milliseconds(ticket.lifetime_ms()));
 }
 
+static SnapshotRegion SnapshotRegionFromWire(const v1::SnapshotRegion& wire) {
+  SnapshotRegion region{.index = wire.index(),
+                        .discipline = FromWire(wire.discipline(), Discipline::kNone),
+                        .koid = wire.koid(),
+                        .omission = EnumFromWire(wire.omission(), Omission::kNone,
+                                                 Omission::kFailed, Omission::kFailed),
+                        .may_be_torn = wire.may_be_torn(),
+                        .sections = {},
+                        .mediated_ring = FromWire(wire.mediated_ring()),
+                        .reserve_ring = FromWire(wire.reserve_ring()),
+                        .slot_value_bytes = wire.slot_value_bytes(),
+                        .head = wire.head(),
+                        .tail = wire.tail()};
+  for (const v1::SnapshotSection& section : wire.sections()) {
+    region.sections.push_back({.kind = EnumFromWire(section.kind(), SectionKind::kUnknown,
+                                                    SectionKind::kConsumer, SectionKind::kUnknown),
+                               .lane = section.lane(),
+                               .offset_bytes = section.offset_bytes(),
+                               .size_bytes = section.size_bytes()});
+  }
+  if (wire.has_stats()) region.stats = FromWire(wire.stats());
+  if (wire.has_unfinished()) {
+    region.unfinished = UnfinishedReservation{.seat = wire.unfinished().seat(),
+                                              .position = wire.unfinished().position()};
+  }
+  return region;
+}
+
+SnapshotInfo FromWire(const v1::SnapshotInfo& info) {
+  SnapshotInfo snapshot{.buffer_koid = info.buffer_koid(),
+                        .buffer_name = info.buffer_name(),
+                        .time = FromWire(info.time()),
+                        .regions = {},
+                        .size_bytes = info.size_bytes(),
+                        .may_be_torn = info.may_be_torn()};
+  for (const v1::SnapshotRegion& region : info.regions())
+    snapshot.regions.push_back(SnapshotRegionFromWire(region));
+  return snapshot;
+}
+
+AutopsyInfo FromWire(const v1::Autopsy& autopsy) {
+  return {.id = autopsy.id(),
+          .buffer_koid = autopsy.buffer_koid(),
+          .buffer_name = autopsy.buffer_name(),
+          .owner_uid = autopsy.owner_uid(),
+          .endpoint = iob::FromWire(autopsy.endpoint()),
+          .reason = FromWire(autopsy.reason()),
+          .time = FromWire(autopsy.time()),
+          .size_bytes = autopsy.size_bytes(),
+          .omission = EnumFromWire(autopsy.omission(), Omission::kNone, Omission::kFailed,
+                                   Omission::kFailed)};
+}
+
+absl::StatusOr<Ticket> FromWire(const v1::SnapshotTicket& ticket) {
+  IOB_ASSIGN_OR_RETURN(const Secret secret, SecretFromWire(ticket.ticket()));
+  return Ticket(secret, EndpointId::kEp0, ticket.socket_path(),
+                std::chrono::milliseconds(ticket.lifetime_ms()));
+}
+
 }  // namespace iob

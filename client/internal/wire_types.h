@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "client/event_watch.h"
+#include "client/snapshot.h"
 #include "client/stats_watch.h"
 #include "client/types.h"
 #include "iob/v1/broker.pb.h"
@@ -46,9 +47,12 @@ RingStats FromWire(const v1::RingStats& stats);
 BufferStats FromWire(const v1::GetStatsResponse& stats);
 StatsBeat FromWire(const v1::WatchStatsResponse& beat);
 Limits FromWire(const v1::GetLimitsResponse& limits);
+SnapshotInfo FromWire(const v1::SnapshotInfo& info);
+AutopsyInfo FromWire(const v1::Autopsy& autopsy);
 
 // INTERNAL unless it is 16 bytes: then the daemon is not one of ours.
 absl::StatusOr<Handle> HandleFromWire(const std::string& bytes);
 absl::StatusOr<Ticket> FromWire(const v1::Ticket& ticket);
+absl::StatusOr<Ticket> FromWire(const v1::SnapshotTicket& ticket);
 
 }  // namespace iob

@@ -20,7 +20,7 @@ namespace {
 constexpr std::string_view kReasonUsage = "USAGE";
 
 // What a person can do about it.
-constexpr std::array<std::pair<std::string_view, const char*>, 16> kAdvice = {{
+constexpr std::array<std::pair<std::string_view, const char*>, 17> kAdvice = {{
     {"DISCONNECTED", "is iobd running there? --runtime-dir names its directory"},
     {"BUSY", "try again, or allow more time with --timeout"},
     {"DEADLINE", "allow more time with --timeout"},
@@ -33,6 +33,7 @@ constexpr std::array<std::pair<std::string_view, const char*>, 16> kAdvice = {{
     {"QUOTA", "remove buffers that nobody needs, or ask for less"},
     {"PEER_CLOSED", "'iobctl stat' shows how it ended"},
     {"REGION_FULL", "'iobctl id ls' shows the room that is left"},
+    {"MAY_BE_TORN", "leave --consistent out, or copy when its writers are gone"},
     {"WRONG_DISCIPLINE", "'iobctl stat' shows the regions"},
     {kReasonNoSuchId, "'iobctl id ls' shows what there is"},
     {kReasonTimedOut, "allow more time with --timeout"},

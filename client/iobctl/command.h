@@ -56,6 +56,8 @@ void AddWho(CLI::App* app, const Globals* globals, Command* selected);
 void AddSignal(CLI::App* app, const Globals* globals, Command* selected);
 void AddWait(CLI::App* app, const Globals* globals, Command* selected);
 void AddWatch(CLI::App* app, const Globals* globals, Command* selected);
+void AddSnapshotCommand(CLI::App* app, const Globals* globals, Command* selected);
+void AddAutopsyCommand(CLI::App* app, const Globals* globals, Command* selected);
 void AddHealth(CLI::App* app, const Globals* globals, Command* selected);
 void AddDoctor(CLI::App* app, const Globals* globals, Command* selected);
 

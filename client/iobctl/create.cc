@@ -38,6 +38,7 @@ struct CreateFlags {
   std::vector<std::string> allow_anyone;
   std::optional<std::string> lease_text;
   bool hold = false;
+  bool snapshot_on_crash = false;
 };
 
 absl::StatusOr<std::chrono::milliseconds> ToLease(const CreateFlags& flags) {
@@ -68,6 +69,7 @@ absl::StatusOr<CreateOptions> ToOptions(const CreateFlags& flags) {
     return UsageError("create", absl::InvalidArgumentError("needs --ring SIZE or --region SPEC"));
   }
   IOB_ASSIGN_OR_RETURN(options.lease, ToLease(flags));
+  options.snapshot_on_crash = flags.snapshot_on_crash;
   const auto rule = [&options](EndpointId endpoint) -> OpenRule& {
     return endpoint == EndpointId::kEp0 ? options.ep0_open : options.ep1_open;
   };
@@ -249,6 +251,8 @@ void AddCreate(CLI::App* app, const Globals* globals, Command* selected) {
                        "Do not stay: the endpoints hold by themselves that long (at most a day),\n"
                        "and afterwards as long as somebody is attached")
           ->type_name("TIME");
+  command->add_flag("--snapshot-on-crash", flags->snapshot_on_crash,
+                    "Keep a copy for 'iobctl autopsy' when an endpoint crashes");
   command->add_flag("--hold", flags->hold, "Hold the endpoints until told to stop, used or not")
       ->excludes(lease);
   command->footer(

@@ -42,6 +42,7 @@ void AddCommands(CLI::App* app, const Globals* globals, Command* selected) {
   add_group("Records", {AddWrite, AddTail});
   add_group("Ids", {AddId});
   add_group("Memory", {AddPeek, AddPoke, AddMapDump, AddWho});
+  add_group("Snapshots and autopsies", {AddSnapshotCommand, AddAutopsyCommand});
   add_group("Signals and events", {AddSignal, AddWait, AddWatch});
   add_group("Daemon", {AddHealth, AddDoctor});
 }

@@ -55,6 +55,7 @@ constexpr Exception kExceptions[] = {
     {"thread", "server/main.cc", "main builds the object graph and its threads"},
     {"thread", "server/daemon.", "grpc::Server::Shutdown blocks and must not run on the loop"},
     {"thread", "server/mediator_thread.", "submission queues are served beside the loop"},
+    {"thread", "server/copy_thread.", "snapshots are copied beside the loop"},
     {"thread", "server/admin_http.", "the HTTP library blocks its caller"},
     {"thread", "client/demo/", "the demo plays several parties"},
     {"thread", "tests/", "tests play several parties"},
