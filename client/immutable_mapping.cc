@@ -10,10 +10,6 @@
 #include "shm/memfd.h"
 #include "shm/result.h"
 
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22  // 5.14
-#endif
-
 namespace iob {
 namespace {
 

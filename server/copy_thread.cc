@@ -1,10 +1,19 @@
 #include "server/copy_thread.h"
 
+#include <sys/resource.h>
+
 #include <utility>
 
 #include "server/mutex_lock.h"
 
 namespace iob::server {
+namespace {
+
+// Enough for loop and mediators to run as soon as they wake, where they have to share a processor
+// with the thread; little enough to get on beside them.
+constexpr int kNice = 5;
+
+}  // namespace
 
 CopyThread::CopyThread() : thread_([this] { Loop(); }) {}
 
@@ -22,6 +31,8 @@ void CopyThread::Run(Work work) {
 }
 
 void CopyThread::Loop() {
+  // Of this thread alone. Where it is refused, others wait longer for their turn.
+  (void)::setpriority(PRIO_PROCESS, 0, kNice);
   while (true) {
     std::vector<Work> taken;
     {

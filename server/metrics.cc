@@ -235,6 +235,9 @@ void AddSnapshots(const MetricSources& sources, Families& out) {
   gauge("iob_snapshot_cut_bytes_largest",
         "Most that the loop ever copied at once, while the rings of a snapshot were held.",
         snapshots.counters().cut_bytes_largest);
+  out.Gauge("iob_snapshot_held_seconds_largest",
+            "Longest that a snapshot ever held up the loop, and with it a ring.",
+            static_cast<double>(snapshots.counters().held_ns_largest) / 1e9);
   gauge("iob_autopsies", "Crashes in the crash store.", sources.crash_store.count());
   gauge("iob_autopsy_bytes", "Memory of its copies.", sources.crash_store.bytes());
   out.Counter("iob_snapshots_taken_total", "Copies made.",

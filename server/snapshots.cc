@@ -82,11 +82,11 @@ absl::Status Torn(uint32_t index) {
 
 absl::Status Busy(absl::string_view why) { return MakeError(v1::ERROR_REASON_BUSY, why); }
 
-// On the copying thread: pages of the source are mapped in one go, not fault by fault.
+// On the copying thread.
 absl::Status CopyRuns(const std::vector<CopyRun>& runs, shm::FreshMemfd& target) {
   for (const CopyRun& run : runs) {
     IOB_RETURN_IF_ERROR(
-        target.Write(run.target_offset_bytes, std::span(run.source, run.size_bytes)));
+        target.WriteMapped(run.target_offset_bytes, std::span(run.source, run.size_bytes)));
   }
   return absl::OkStatus();
 }
@@ -191,7 +191,9 @@ void Snapshots::TakeLastState(Buffer& buffer, v1::SnapshotInfo info, Done done) 
 
 void Snapshots::Begin(uint32_t uid, Buffer& buffer, v1::SnapshotInfo info, bool last_state,
                       Done done) {
+  const int64_t start_ns = dependencies_.loop.clock().MonotonicNs();
   absl::StatusOr<std::unique_ptr<Job>> made = MakeJob(uid, buffer, std::move(info), last_state);
+  NoteHeld(start_ns);
   if (!made.ok()) {
     counters_.failed += 1;
     return done(made.status());
@@ -319,6 +321,7 @@ bool Snapshots::LookAt(Job& job, JobRegion& region) {
 // Two regions of a buffer may be one shared ring; an order of its own is not needed, because the
 // loop alone ever holds two rings.
 void Snapshots::Cut(Job& job) {
+  const int64_t start_ns = dependencies_.loop.clock().MonotonicNs();
   absl::btree_set<absl::Mutex*> mutexes;
   for (const JobRegion& region : job.regions) {
     const MediatedRing* const ring =
@@ -341,6 +344,7 @@ void Snapshots::Cut(Job& job) {
   }
   if (pending_bytes > kCutBytesMax) {
     locks.clear();
+    NoteHeld(start_ns);
     counters_.passes += 1;
     if (++job.passes > kPassesMax)
       return Fail(job, Busy("a ring is written faster than it can be copied; retry"));
@@ -357,8 +361,14 @@ void Snapshots::Cut(Job& job) {
     used_bytes += run.size_bytes;
   }
   locks.clear();
+  NoteHeld(start_ns);
   counters_.cut_bytes_largest = std::max(counters_.cut_bytes_largest, pending_bytes);
   Finish(job);
+}
+
+void Snapshots::NoteHeld(int64_t start_ns) {
+  const int64_t held_ns = dependencies_.loop.clock().MonotonicNs() - start_ns;
+  counters_.held_ns_largest = std::max(counters_.held_ns_largest, held_ns);
 }
 
 void Snapshots::Finish(Job& job) {

@@ -104,6 +104,7 @@ class Snapshots {
     uint64_t failed = 0;
     uint64_t passes = 0;             // Over all copies.
     uint64_t cut_bytes_largest = 0;  // N1.
+    int64_t held_ns_largest = 0;     // Of the loop, and of a ring no longer than that.
   };
   const Counters& counters() const { return counters_; }
   size_t copying_count() const { return jobs_.size(); }
@@ -142,6 +143,8 @@ class Snapshots {
   void OnFinished(JobId id, absl::StatusOr<shm::FrozenMemfd> memory);
   void Fail(Job& job, const absl::Status& status);
   void ExpireTickets();
+  // For the counters: what the loop has done since `start_ns` for a copy.
+  void NoteHeld(int64_t start_ns);
 
   Dependencies dependencies_;
   std::unique_ptr<SnapshotMemory> memory_;

@@ -1,9 +1,11 @@
 #include "shm/frozen_memfd.h"
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <bit>
 #include <cerrno>
 #include <limits>
 #include <string>
@@ -11,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "shm/check.h"
 #include "shm/kernel.h"
+#include "shm/mapping.h"
 #include "shm/memfd.h"
 #include "shm/result.h"
 
@@ -70,6 +73,14 @@ absl::Status FreshMemfd::Write(uint64_t offset_bytes, std::span<const std::byte>
     source = source.subspan(static_cast<size_t>(written));
   }
   return absl::OkStatus();
+}
+
+absl::Status FreshMemfd::WriteMapped(uint64_t offset_bytes, std::span<const std::byte> source) {
+  const uint64_t into_page = std::bit_cast<uintptr_t>(source.data()) % PageBytes();
+  // What an older kernel refuses comes fault by fault.
+  (void)::madvise(const_cast<std::byte*>(source.data()) - into_page, source.size() + into_page,
+                  MADV_POPULATE_READ);
+  return Write(offset_bytes, source);
 }
 
 absl::Status FreshMemfd::Clear(uint64_t offset_bytes, uint64_t length_bytes) {
