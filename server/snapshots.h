@@ -46,7 +46,7 @@ namespace iob::server {
 // About 0.2 ms of copying on a slow machine: what the loop and the writers of a ring may wait.
 inline constexpr uint64_t kCutBytesMax = 1 << 20;
 // What the thread copies before it looks after the others.
-inline constexpr uint64_t kSliceBytesMax = 8 << 20;
+inline constexpr uint64_t kSliceBytesMax = 32 << 20;
 // A ring that is still ahead after so many passes is written faster than it can be copied.
 inline constexpr int kPassesMax = 64;
 inline constexpr size_t kCopiesMax = 16;
