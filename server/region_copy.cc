@@ -24,7 +24,7 @@ std::string BytesOf(Words... words) {
 
 }  // namespace
 
-bool MayBeCopied(const Region& /*region*/) { return true; }
+bool MayBeCopied(const Region& region) { return !region.sensitive(); }
 
 bool MayReadCopy(const Region& region, EndpointId endpoint, shm::HandleRights rights) {
   const RegionRights access = region.spec().access.For(endpoint);

@@ -31,6 +31,7 @@ absl::Status Registry::RenewRing(Koid koid, uint32_t region_index) {
   IOB_ASSIGN_OR_RETURN(Charge charge,
                        quota_.ChargeRegion(buffer.owner().uid, MemoryBytesFor(region.spec()),
                                            SectionsOf(region.spec())));
+  IOB_RETURN_IF_ERROR(quota_.CheckRoom(charge.memory_bytes()));
   IOB_RETURN_IF_ERROR(region.direct()->owner_ring()->Renew(std::move(charge)));
   TellOwedPacket(koid, region_index);
   return absl::OkStatus();

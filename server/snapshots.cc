@@ -244,6 +244,7 @@ absl::StatusOr<std::unique_ptr<Snapshots::Job>> Snapshots::MakeJob(uint32_t uid,
   if (size_bytes == 0) return job;
   IOB_ASSIGN_OR_RETURN(Charge memory, dependencies_.quota.ChargeRegion(uid, size_bytes));
   IOB_ASSIGN_OR_RETURN(job->descriptor, dependencies_.quota.ChargeRegion(uid, 0, 1));
+  IOB_RETURN_IF_ERROR(dependencies_.quota.CheckRoom(size_bytes));
   IOB_ASSIGN_OR_RETURN(job->target, shm::FreshMemfd::Create(size_bytes));
   IOB_RETURN_IF_ERROR(memory_->Add(job->target->fd(), std::move(memory)));
   IOB_RETURN_IF_ERROR(AddRegions(buffer, *job));
