@@ -32,6 +32,8 @@ std::string RecordText(uint64_t number) {
   return text;
 }
 
+constexpr uint64_t kTag = 0x7a67;
+
 // What a copy is made into, and what is still to be carried out.
 class Target {
  public:
@@ -91,7 +93,7 @@ class LiveRing {
 
   void Append() {
     const std::string text = RecordText(next_);
-    if (ring().writer.Append(7, BytesOf(text)) != shm::AppendOutcome::kStored) return;
+    if (ring().writer.Append(kTag, BytesOf(text)) != shm::AppendOutcome::kStored) return;
     records_.push_back({ring().writer.head_position(), next_});
     next_ += 1;
     ring().writer.Publish(ring().ledger);
@@ -144,6 +146,7 @@ void ExpectRing(const Target& target, std::optional<uint64_t> first_number, uint
     const std::string text(reinterpret_cast<const char*>(line.data() + at + unit->payload_offset),
                            unit->payload_bytes);
     ASSERT_EQ(text, RecordText(number));
+    ASSERT_EQ(unit->tag, kTag);
     at += unit->ring_bytes;
     number += 1;
   }
