@@ -237,8 +237,8 @@ class ByLibrary final : public Control {
 Secret SecretOf(const std::string& bytes) {
   Secret secret = {};
   EXPECT_EQ(bytes.size(), secret.size());
-  std::transform(bytes.begin(), bytes.begin() + std::min(bytes.size(), secret.size()),
-                 secret.begin(), [](char c) { return static_cast<std::byte>(c); });
+  for (size_t i = 0; i < std::min(bytes.size(), secret.size()); ++i)
+    secret[i] = static_cast<std::byte>(bytes[i]);
   return secret;
 }
 

@@ -8,8 +8,6 @@
 namespace iob::test {
 namespace {
 
-using ::testing::AllOf;
-using ::testing::Each;
 using ::testing::SizeIs;
 
 // As many bytes as a handle has, and no handle: ZX_HANDLE_INVALID.

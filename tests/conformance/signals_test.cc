@@ -8,9 +8,6 @@
 namespace iob::test {
 namespace {
 
-using ::testing::ElementsAre;
-using ::testing::IsEmpty;
-
 constexpr uint32_t kUser0 = kUserSignal0;
 constexpr uint32_t kUser1 = kUserSignal0 << 1;
 constexpr uint32_t kUser7 = 1u << 31;

@@ -14,7 +14,6 @@ namespace iob::test {
 namespace {
 
 using ::testing::ElementsAre;
-using ::testing::IsEmpty;
 
 constexpr uint64_t kRecordMax = 65519;
 // In the small ring's one page: four of them fit, not five.

@@ -85,7 +85,8 @@ Peer::Blow Peer::DecodeStrike() {
 
 uint64_t Peer::ValueOf(const Blow& blow, uint64_t current) const {
   // Signed, in multiples of the alignment that positions have, or off it.
-  const auto near = static_cast<uint64_t>(static_cast<int8_t>(blow.value));
+  const uint64_t low_byte = blow.value & 0xff;
+  const uint64_t near = low_byte < 128 ? low_byte : low_byte - 256;
   switch (blow.change) {
     case Change::kSmall:
     case Change::kAny:

@@ -80,6 +80,21 @@ TEST_F(AutopsyTest, OfAKilledWriterHasItsLastRecords) {
   EXPECT_THAT(broker_->GetAutopsy(list[0].id), IsOk());
 }
 
+TEST_F(AutopsyTest, HasNothingOfWhatWasMadeSensitive) {
+  StartDaemon();
+  RegionSpec secret = MediatedRingSpec(64 << 10);
+  secret.placement.sensitive = true;
+  const CreatedBuffer buffer =
+      Create({.name = "secrets", .regions = {secret}, .snapshot_on_crash = true});
+  WriteAndEnd(buffer, {"password"}, KillMe);
+  const std::vector<AutopsyInfo> list = WaitForAutopsies(1);
+  ASSERT_EQ(list.size(), 1u);
+  EXPECT_EQ(ToString(list[0].reason), "killed(9)");
+  ASSERT_OK_AND_ASSIGN(const Autopsy autopsy, broker_->GetAutopsy(list[0].id));
+  EXPECT_EQ(autopsy.state.region(0)->omission, Omission::kSensitive);
+  EXPECT_TRUE(autopsy.state.bytes(0).empty());
+}
+
 TEST_F(AutopsyTest, OutlivesTheBufferWhoseLastEndpointCrashed) {
   StartDaemon();
   const CreatedBuffer buffer = CreateRing("gone");

@@ -58,8 +58,8 @@ expect_exit 1 'must be a multiple of 2097152' "$IOBCTL" create x --region none:6
 expect_exit 1 'TRANSPARENT works' "$IOBCTL" create x --region ring:2MiB:huge=2M
 expect_exit 2 "'3M' is not one of none, transparent, 2M, 1G" "$IOBCTL" create x --region none:3M:huge=3M
 expect_exit 0 'huge=transparent' "$IOBCTL" create --help
-ok "$IOBCTL" create secret --region ring:64KiB:sensitive --lease 10m
-expect_exit 1 'region 0 is sensitive: its records are not printed' "$IOBCTL" tail secret
+ok "$IOBCTL" create unseen --region ring:64KiB:sensitive --lease 10m
+expect_exit 1 'region 0 is sensitive: its records are not printed' "$IOBCTL" tail unseen
 
 # --- stat -------------------------------------------------------------------------------------------
 

@@ -283,6 +283,20 @@ TEST_F(SnapshotTest, ThatMustBeConsistentIsRefusedWhereAnEndpointMayWrite) {
   EXPECT_THAT(broker_->TakeSnapshot(*buffer.ep1_handle, {.require_consistent = true}), IsOk());
 }
 
+TEST_F(SnapshotTest, NeverHasWhatWasMadeSensitive) {
+  StartDaemon();
+  RegionSpec secret = MediatedRingSpec(64 << 10);
+  secret.placement.sensitive = true;
+  const CreatedBuffer buffer = Create({.regions = {secret, Plain(4096)}});
+  const auto refused = broker_->TakeSnapshot(*buffer.ep0_handle, {.region_index = 0}).status();
+  EXPECT_EQ(refused.code(), StatusCode::kFailedPrecondition);
+  EXPECT_EQ(ReasonOf(refused), "NOT_COPIED");
+  ASSERT_OK_AND_ASSIGN(const Snapshot all, broker_->TakeSnapshot(*buffer.ep0_handle));
+  EXPECT_EQ(all.region(0)->omission, Omission::kSensitive);
+  EXPECT_TRUE(all.bytes(0).empty());
+  EXPECT_EQ(all.bytes(1).size(), 4096u);
+}
+
 // --- Who pays, and until when --------------------------------------------------------------------
 
 TEST_F(SnapshotTest, CountsUntilItIsUnmapped) {
