@@ -1,7 +1,10 @@
 #include "server/region_copy.h"
 
+#include <fcntl.h>
+
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstring>
 #include <utility>
 
@@ -94,14 +97,18 @@ absl::StatusOr<RegionCopy> RegionCopy::Open(Region& region, uint64_t target_offs
 absl::Status RegionCopy::AddSection(v1::SectionKind kind, uint32_t lane,
                                     const shm::SealedMemfd& memfd, uint64_t size_bytes) {
   IOB_ASSIGN_OR_RETURN(shm::ReadOnlyMapping memory, shm::ReadOnlyMapping::Map(memfd));
+  shm::UniqueFd fd(::fcntl(memfd.fd(), F_DUPFD_CLOEXEC, 0));
+  if (!fd.valid()) return shm::ErrnoStatus(errno, "duplicating a section's descriptor");
   const uint64_t offset_bytes = target_offset_bytes_ + size_bytes_;
   v1::SnapshotSection& told = *told_.add_sections();
   told.set_kind(kind);
   told.set_lane(lane);
   told.set_offset_bytes(offset_bytes);
   told.set_size_bytes(size_bytes);
-  sections_.push_back(
-      {.memory = std::move(memory), .target_offset_bytes = offset_bytes, .size_bytes = size_bytes});
+  sections_.push_back({.memory = std::move(memory),
+                       .fd = std::move(fd),
+                       .target_offset_bytes = offset_bytes,
+                       .size_bytes = size_bytes});
   size_bytes_ += size_bytes;
   return absl::OkStatus();
 }
@@ -146,9 +153,12 @@ std::vector<CopyHole> RegionCopy::RangesOf(uint64_t low, uint64_t high) const {
 
 CopyRun RegionCopy::RunAt(const CopyHole& range) const {
   const Section& data = sections_.front();
-  return {.source = data.memory.base() + (range.target_offset_bytes - data.target_offset_bytes),
+  const uint64_t offset_bytes = range.target_offset_bytes - data.target_offset_bytes;
+  return {.source = data.memory.base() + offset_bytes,
           .target_offset_bytes = range.target_offset_bytes,
-          .size_bytes = range.size_bytes};
+          .size_bytes = range.size_bytes,
+          .source_fd = data.fd.get(),
+          .source_offset_bytes = offset_bytes};
 }
 
 std::vector<CopyRun> RegionCopy::TakePending() {
@@ -159,7 +169,9 @@ std::vector<CopyRun> RegionCopy::TakePending() {
       for (const Section& section : sections_) {
         runs.push_back({.source = section.memory.base(),
                         .target_offset_bytes = section.target_offset_bytes,
-                        .size_bytes = section.size_bytes});
+                        .size_bytes = section.size_bytes,
+                        .source_fd = section.fd.get(),
+                        .source_offset_bytes = 0});
       }
       break;
     case Kind::kRing:

@@ -38,6 +38,9 @@ struct CopyRun {
   const std::byte* source = nullptr;
   uint64_t target_offset_bytes = 0;
   uint64_t size_bytes = 0;
+  // The memory file that `source` is mapped from, and where in it; -1 for the broker's own memory.
+  int source_fd = -1;
+  uint64_t source_offset_bytes = 0;
 };
 
 // Bytes that the broker knows.
@@ -78,6 +81,7 @@ class RegionCopy {
   enum class Kind { kLoose, kRing, kIds };
   struct Section {
     shm::ReadOnlyMapping memory;
+    shm::UniqueFd fd;  // Of its own: the buffer may be deleted meanwhile.
     uint64_t target_offset_bytes = 0;
     uint64_t size_bytes = 0;  // May be less than is mapped.
   };

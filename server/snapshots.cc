@@ -85,8 +85,9 @@ absl::Status Busy(absl::string_view why) { return MakeError(v1::ERROR_REASON_BUS
 // On the copying thread.
 absl::Status CopyRuns(const std::vector<CopyRun>& runs, shm::FreshMemfd& target) {
   for (const CopyRun& run : runs) {
-    IOB_RETURN_IF_ERROR(
-        target.WriteMapped(run.target_offset_bytes, std::span(run.source, run.size_bytes)));
+    IOB_RETURN_IF_ERROR(target.CopyFrom(run.target_offset_bytes, run.source_fd,
+                                        run.source_offset_bytes,
+                                        std::span(run.source, run.size_bytes)));
   }
   return absl::OkStatus();
 }
@@ -97,11 +98,11 @@ std::vector<CopyRun> TakeSlice(std::deque<CopyRun>& runs) {
   for (uint64_t room = kSliceBytesMax; room != 0 && !runs.empty();) {
     CopyRun& front = runs.front();
     const uint64_t bytes = std::min(room, front.size_bytes);
-    slice.push_back({.source = front.source,
-                     .target_offset_bytes = front.target_offset_bytes,
-                     .size_bytes = bytes});
+    slice.push_back(front);
+    slice.back().size_bytes = bytes;
     room -= bytes;
     front.source += bytes;
+    front.source_offset_bytes += bytes;
     front.target_offset_bytes += bytes;
     front.size_bytes -= bytes;
     if (front.size_bytes == 0) runs.pop_front();
@@ -358,7 +359,9 @@ void Snapshots::Cut(Job& job) {
     std::memcpy(kept, run.source, run.size_bytes);
     job.cut_runs.push_back({.source = kept,
                             .target_offset_bytes = run.target_offset_bytes,
-                            .size_bytes = run.size_bytes});
+                            .size_bytes = run.size_bytes,
+                            .source_fd = -1,
+                            .source_offset_bytes = 0});
     used_bytes += run.size_bytes;
   }
   locks.clear();

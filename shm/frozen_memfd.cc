@@ -75,7 +75,27 @@ absl::Status FreshMemfd::Write(uint64_t offset_bytes, std::span<const std::byte>
   return absl::OkStatus();
 }
 
+absl::Status FreshMemfd::CopyFrom(uint64_t offset_bytes, int fd, uint64_t fd_offset_bytes,
+                                  std::span<const std::byte> mapped) {
+  IOB_CHECK(offset_bytes <= size_bytes_ && mapped.size() <= size_bytes_ - offset_bytes);
+  auto from = static_cast<off_t>(fd_offset_bytes);
+  auto to = static_cast<off_t>(offset_bytes);
+  size_t copied = 0;
+  while (fd >= 0 && copied < mapped.size()) {
+    const ssize_t more =
+        ::copy_file_range(fd, &from, fd_.get(), &to, mapped.size() - copied, /*flags=*/0);
+    if (more < 0 && errno == EINTR) continue;
+    if (more < 0 && errno == ENOSPC)
+      return NoMemory(errno, absl::StrCat("copying ", mapped.size(), " bytes"));
+    if (more <= 0) break;
+    copied += static_cast<size_t>(more);
+  }
+  return WriteMapped(offset_bytes + copied, mapped.subspan(copied));
+}
+
+// Maps the pages at once, where the kernel can (Linux 5.14).
 absl::Status FreshMemfd::WriteMapped(uint64_t offset_bytes, std::span<const std::byte> source) {
+  if (source.empty()) return absl::OkStatus();
   const uint64_t into_page = std::bit_cast<uintptr_t>(source.data()) % PageBytes();
   // What an older kernel refuses comes fault by fault.
   (void)::madvise(const_cast<std::byte*>(source.data()) - into_page, source.size() + into_page,

@@ -52,15 +52,18 @@ class FreshMemfd {
   // Writes `source` at `offset_bytes`; the range must lie inside. `source` may be memory that
   // others change meanwhile. RESOURCE_EXHAUSTED when there is no memory for it.
   absl::Status Write(uint64_t offset_bytes, std::span<const std::byte> source);
-  // The same from within a mapping. Its pages are mapped at once where the kernel can (Linux 5.14):
-  // for a mapping that is read once, faults would take as long as a third of the copy.
-  absl::Status WriteMapped(uint64_t offset_bytes, std::span<const std::byte> source);
+  // The same from a file, in the kernel alone (copy_file_range). Where that is refused (pages of
+  // the pool of huge ones, seccomp), from `mapped`, the same bytes in memory: for a mapping that is
+  // read once, the page tables cost a third of the copy. A `fd` of -1 stands for no file.
+  absl::Status CopyFrom(uint64_t offset_bytes, int fd, uint64_t fd_offset_bytes,
+                        std::span<const std::byte> mapped);
   // Zeroes a range again.
   absl::Status Clear(uint64_t offset_bytes, uint64_t length_bytes);
 
   absl::StatusOr<FrozenMemfd> Freeze() &&;
 
  private:
+  absl::Status WriteMapped(uint64_t offset_bytes, std::span<const std::byte> source);
   FreshMemfd(UniqueFd fd, uint64_t size_bytes) : fd_(std::move(fd)), size_bytes_(size_bytes) {}
   UniqueFd fd_;
   uint64_t size_bytes_;

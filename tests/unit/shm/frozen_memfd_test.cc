@@ -8,12 +8,18 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "shm/kernel.h"
+#include "shm/mapping.h"
+#include "tests/support/shm_ring.h"
 #include "tests/support/status_matchers.h"
 
 namespace iob::shm {
@@ -70,6 +76,29 @@ TEST(FrozenMemfd, IsAllocatedToTheLastPage) {
   struct stat status = {};
   ASSERT_EQ(::fstat(memfd.fd(), &status), 0);
   EXPECT_EQ(static_cast<uint64_t>(status.st_blocks) * 512, kBytes);
+}
+
+// From a file; from one that the kernel does not copy (a pipe, as a file of huge pages); from none.
+TEST(FrozenMemfd, CopiesFromAFileOrFromItsMapping) {
+  const SealedMemfd source = test::MakeMemfd(2 * kBytes);
+  ASSERT_OK_AND_ASSIGN(const Mapping mapping, Mapping::Map(source));
+  std::array<std::byte, 3000> text;
+  for (size_t i = 0; i < text.size(); ++i) text[i] = static_cast<std::byte>(i % 251);
+  std::copy(text.begin(), text.end(), mapping.base() + 7001);
+  const std::span<const std::byte> mapped(mapping.base() + 7001, text.size());
+  std::array<int, 2> pipe_fds;
+  ASSERT_EQ(::pipe2(pipe_fds.data(), O_CLOEXEC), 0);
+  const UniqueFd pipe_out(pipe_fds[0]);
+  const UniqueFd pipe_in(pipe_fds[1]);
+  for (const int fd : {source.fd(), pipe_out.get(), -1}) {
+    ASSERT_OK_AND_ASSIGN(FreshMemfd fresh, FreshMemfd::Create(kBytes));
+    ASSERT_THAT(fresh.CopyFrom(4000, fd, 7001, mapped), IsOk());
+    ASSERT_OK_AND_ASSIGN(const FrozenMemfd frozen, std::move(fresh).Freeze());
+    EXPECT_EQ(ByteAt(frozen, 3999), std::byte{0});
+    for (size_t i = 0; i < text.size(); ++i)
+      ASSERT_EQ(ByteAt(frozen, static_cast<off_t>(4000 + i)), text[i]) << i << " from " << fd;
+    EXPECT_EQ(ByteAt(frozen, 7000), std::byte{0});
+  }
 }
 
 TEST(FrozenMemfd, ClearsAcrossPagesAndWithinThem) {
