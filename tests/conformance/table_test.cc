@@ -124,8 +124,8 @@ std::vector<std::string> Unnamed(const Table& table, const std::set<std::string>
 
 // Every numbered rule, and every section whose rules have no numbers.
 std::vector<std::string> AllSources() {
-  std::vector<std::string> sources = {"2.0", "2.2", "3.1", "3.2", "3.3", "4.1", "4.2", "4.3",
-                                      "5.1", "5.2", "5.3", "A7",  "A8",  "A9",  "A10"};
+  std::vector<std::string> sources = {"2.0", "2.2", "3.1", "3.2", "3.3", "4.1", "4.2", "4.3", "5.1",
+                                      "5.2", "5.3", "7.1", "7.3", "A7",  "A8",  "A9",  "A10"};
   const auto add = [&](const std::string& prefix, int first, int last) {
     for (int i = first; i <= last; ++i) sources.push_back(prefix + std::to_string(i));
   };
