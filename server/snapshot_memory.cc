@@ -17,7 +17,7 @@ namespace iob::server {
 absl::StatusOr<std::unique_ptr<SnapshotMemory>> SnapshotMemory::Create(EventLoop& loop) {
   shm::UniqueFd inotify(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
   if (!inotify.valid()) return shm::ErrnoStatus(errno, "inotify_init1");
-  std::unique_ptr<SnapshotMemory> memory(new SnapshotMemory(loop, std::move(inotify)));
+  std::unique_ptr<SnapshotMemory> memory(new SnapshotMemory(std::move(inotify)));
   IOB_ASSIGN_OR_RETURN(memory->watch_,
                        loop.WatchFd(memory->inotify_.get(), EPOLLIN,
                                     [self = memory.get()](uint32_t) { self->OnInotify(); }));

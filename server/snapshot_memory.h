@@ -38,11 +38,9 @@ class SnapshotMemory {
   uint64_t bytes() const { return bytes_; }
 
  private:
-  SnapshotMemory(EventLoop& loop, shm::UniqueFd inotify)
-      : loop_(loop), inotify_(std::move(inotify)) {}
+  explicit SnapshotMemory(shm::UniqueFd inotify) : inotify_(std::move(inotify)) {}
   void OnInotify();
 
-  EventLoop& loop_;
   shm::UniqueFd inotify_;
   Registration watch_;
   absl::flat_hash_map<int, Charge> entries_;  // By watch descriptor, which is never used again.
