@@ -19,7 +19,6 @@ namespace {
 
 using shm::CloseKind;
 using shm::CloseReason;
-using shm::EndpointId;
 using shm::LossCause;
 
 constexpr uint32_t kProtocolVersion = 1;

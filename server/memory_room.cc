@@ -25,7 +25,7 @@ using shm::UniqueFd;
 // For the daemon's own heap, and for what the kernel keeps beside the pages: about a 128th.
 constexpr uint64_t kReserveBytes = uint64_t{2} << 20;
 constexpr uint64_t kReserveShare = 128;
-constexpr size_t kFileBytesMax = 64 * 1024;
+constexpr size_t kFileBytesMax = size_t{64} << 10;
 
 UniqueFd OpenFile(const std::string& path) {
   return UniqueFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));

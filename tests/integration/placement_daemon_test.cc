@@ -21,7 +21,6 @@
 namespace iob::test {
 namespace {
 
-using ::testing::HasSubstr;
 
 constexpr uint64_t kMiB = uint64_t{1} << 20;
 
