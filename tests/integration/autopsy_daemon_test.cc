@@ -49,6 +49,16 @@ class AutopsyTest : public SnapshotFixture {
     EXPECT_EQ(list.size(), count);
     return broker_->ListAutopsies().value();
   }
+  // A full store has as many before: until the newest is of that buffer.
+  std::vector<AutopsyInfo> WaitForAutopsyOf(const std::string& name, size_t count) {
+    const auto deadline = std::chrono::steady_clock::now() + 10s;
+    std::vector<AutopsyInfo> list;
+    while ((list.empty() || list[0].buffer_name != name) &&
+           std::chrono::steady_clock::now() < deadline) {
+      list = broker_->ListAutopsies().value();
+    }
+    return WaitForAutopsies(count);
+  }
   CreatedBuffer CreateRing(const std::string& name, uint64_t size_bytes = 64 << 10) {
     return Create(
         {.name = name, .regions = {MediatedRingSpec(size_bytes)}, .snapshot_on_crash = true});
@@ -126,8 +136,9 @@ TEST_F(AutopsyTest, RemembersSoManyAndSoMuchOfEachOwner) {
   // Two copies of 64 KiB fit, three do not; four crashes are remembered.
   StartDaemon({"--crash-store-count=4", "--crash-store-bytes=150KiB"});
   for (int i = 0; i < 6; ++i) {
-    WriteAndEnd(CreateRing("ring" + std::to_string(i)), {"x"}, KillMe);
-    WaitForAutopsies(static_cast<size_t>(std::min(i + 1, 4)));
+    const std::string name = "ring" + std::to_string(i);
+    WriteAndEnd(CreateRing(name), {"x"}, KillMe);
+    WaitForAutopsyOf(name, static_cast<size_t>(std::min(i + 1, 4)));
   }
   const std::vector<AutopsyInfo> list = WaitForAutopsies(4);
   ASSERT_EQ(list.size(), 4u);
@@ -145,7 +156,7 @@ TEST_F(AutopsyTest, RemembersSoManyAndSoMuchOfEachOwner) {
   EXPECT_TRUE(evicted.state.region(0)->stats.has_value());
 
   WriteAndEnd(CreateRing("large", 256 << 10), {"x"}, KillMe);
-  const std::vector<AutopsyInfo> after = WaitForAutopsies(4);
+  const std::vector<AutopsyInfo> after = WaitForAutopsyOf("large", 4);
   EXPECT_EQ(after[0].omission, Omission::kTooLarge);
   // It made nobody go for nothing.
   EXPECT_EQ(after[1].omission, Omission::kNone);
