@@ -25,7 +25,6 @@ struct ReserveRingReader::Waiting {
     if (reader.GenerationWithRecords(reader.retired_.size() + 1)) return true;
     if (!shared().retired()) return false;
     reader.FollowRenewal(After(RingRenewal::kBriefWait));
-    reader.DropGenerations();
     return reader.GenerationWithRecords(reader.retired_.size() + 1).has_value();
   }
   absl::Status status() const {
@@ -37,10 +36,12 @@ struct ReserveRingReader::Waiting {
   }
   bool PrepareToWait(uint32_t how) {
     if (lanes() == nullptr) {
-      bool nothing_there = !HasRecords();
+      const uint32_t generation = reader.generation_;
+      bool nothing_there = shared().PrepareToWait(how);
       for (shm::SharedSalvage& retired : reader.retired_)
         nothing_there = retired.PrepareToWait(how) && nothing_there;
-      nothing_there = shared().PrepareToWait(how) && nothing_there;
+      // Behind the flags: whoever renews the ring from here on wakes us. New memory was not asked.
+      nothing_there = nothing_there && !HasRecords() && reader.generation_ == generation;
       // Again each time the sleep ends, so that a record that stays unfinished is noticed.
       if (nothing_there) reader.TellStall();
       return nothing_there;

@@ -3,13 +3,35 @@
 // For programs that are linked with iob_shm_hooked (shm/hostile.h). Of one thread.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <utility>
 
 #include "shm/hostile.h"
+#include "shm/mapping.h"
 
 namespace iob::test {
+
+// A word that the peer may write.
+struct Target {
+  const char* name;
+  const shm::Mapping* section;
+  uint64_t offset_bytes;
+  size_t size_bytes;
+
+  uint64_t Get() const {
+    return size_bytes == 4 ? section->Word<uint32_t>(offset_bytes).LoadRelaxed().ForHintOnly()
+                           : section->Word<uint64_t>(offset_bytes).LoadRelaxed().ForHintOnly();
+  }
+  void Set(uint64_t value) const {
+    if (size_bytes == 4) {
+      section->Word<uint32_t>(offset_bytes).StoreRelease(static_cast<uint32_t>(value));
+    } else {
+      section->Word<uint64_t>(offset_bytes).StoreRelease(value);
+    }
+  }
+};
 
 // While it lives: runs `strike` before each shared load (or store) of this thread, with the
 // access's number.

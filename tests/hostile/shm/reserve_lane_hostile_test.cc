@@ -30,26 +30,7 @@ using ::iob::test::PatternText;
 using ::iob::test::TextOf;
 using test::Ambush;
 using test::At;
-
-// A word of the lane that the peer may write.
-struct Target {
-  const char* name;
-  const Mapping* section;
-  uint64_t offset_bytes;
-  size_t size_bytes;
-
-  uint64_t Get() const {
-    return size_bytes == 4 ? section->Word<uint32_t>(offset_bytes).LoadRelaxed().ForHintOnly()
-                           : section->Word<uint64_t>(offset_bytes).LoadRelaxed().ForHintOnly();
-  }
-  void Set(uint64_t value) const {
-    if (size_bytes == 4) {
-      section->Word<uint32_t>(offset_bytes).StoreRelease(static_cast<uint32_t>(value));
-    } else {
-      section->Word<uint64_t>(offset_bytes).StoreRelease(value);
-    }
-  }
-};
+using test::Target;
 
 std::vector<uint64_t> InterestingValues(uint64_t capacity, uint64_t current) {
   return {0,
